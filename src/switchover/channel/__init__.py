@@ -1,0 +1,1 @@
+"""Byte pipes: what a stream is received from and sent to."""

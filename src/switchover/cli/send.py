@@ -1,0 +1,51 @@
+"""`switchover send`: the source that puts a parked guest into a real QEMU."""
+
+from pathlib import Path
+from typing import Annotated
+
+from typer import Argument, Option
+
+from ..channel.file import open_file
+from ..channel.open import open_outgoing
+from ..engine.load import load_guest
+from ..engine.progress import Progress
+from ..engine.source import ParkedSource
+from ..model.address import parse_address
+from .console import figures, say
+from .run import run_transfer
+
+
+def send(
+    file: Annotated[
+        Path,
+        Argument(metavar="FILE", help="A parked guest, or any precopy stream that QEMU wrote."),
+    ],
+    uri: Annotated[
+        str,
+        Argument(
+            metavar="URI",
+            help="Where the destination listens: tcp:HOST:PORT, unix:PATH, fd:NUMBER, exec:COMMAND "
+            "or file:PATH.",
+        ),
+    ],
+    json: Annotated[bool, Option("--json", help="Print the result as one JSON object.")] = False,
+) -> None:
+    """Be the source: put the guest in FILE into a QEMU, where it goes on.
+
+    FILE is read and checked as a whole before anything is sent. Over tcp and unix the destination
+    is asked to answer, and the command succeeds only when it has said that it has the guest. FILE
+    is left as it is: a guest that runs somewhere must not be sent again.
+    """
+
+    def transfer(progress: Progress) -> None:
+        address = parse_address(uri)
+        with open_file(str(file), f"file:{file}") as channel:
+            guest = load_guest(channel)
+        with open_outgoing(address) as channel:
+            ParkedSource(guest, channel, progress).run()
+
+    report = run_transfer(transfer, json).report()
+    say(
+        f"sent to {uri}: {figures(report)}, {report.pages} pages, {report.zero_pages} zero pages, "
+        f"{len(report.devices)} devices in {report.total_ms:.0f} ms"
+    )

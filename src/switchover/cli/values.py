@@ -1,0 +1,31 @@
+"""Values as people write them on the command line."""
+
+import re
+
+from typer import BadParameter
+
+_SIZE = re.compile(r"(\d+)([KMGT]?)(?:i?B)?", re.IGNORECASE)
+_SHIFTS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
+
+
+def parse_size(text: str) -> int:
+    """Bytes: `4096`, `300M`, `2GiB`.
+
+    Raises:
+        BadParameter: It is no size.
+    """
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise BadParameter(f"{text!r} is not a size: expected a number and K, M, G or T")
+    return int(match[1]) << _SHIFTS[match[2].upper()]
+
+
+def parse_seconds(text: str) -> int:
+    """Nanoseconds from seconds, with decimals if need be.
+
+    Raises:
+        BadParameter: It is no time, or a negative one.
+    """
+    if not re.fullmatch(r"\d+(\.\d*)?|\.\d+", text.strip()):
+        raise BadParameter(f"{text!r} is not a time: expected seconds, such as 3 or 0.5")
+    return int(float(text) * 1e9)

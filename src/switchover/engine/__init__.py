@@ -1,0 +1,1 @@
+"""Source and destination: the only place where bytes and machine meet."""

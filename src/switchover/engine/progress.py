@@ -1,0 +1,103 @@
+"""What a migration did so far, counted in one place and shown to whoever watches."""
+
+import time
+from collections.abc import Callable
+
+from ..model.device import DeviceState
+from ..model.stats import DeviceReport, SwitchoverAckReport, TransferReport
+from ..model.status import MigrationStatus
+from ..model.switchover import SwitchoverAckMode
+
+Observer = Callable[[TransferReport], None]
+"""Called by the engine's thread at each change of status, and several times a second between."""
+
+_INTERVAL_NS = 100_000_000
+
+
+class Progress:
+    """The figures of one migration, written by the engine.
+
+    Args:
+        observer: Who watches.
+
+    Attributes:
+        status: See MigrationStatus; set by `enter`.
+        machine: The guest's machine type.
+        ram_bytes: The size of its RAM.
+        transferred_bytes: Bytes of the stream.
+        pages: Pages with content.
+        zero_pages: Zero pages.
+        ack_mode: Who counts the ACKs.
+        ack_asked_ns: When an ACK could have been sent.
+        ack_sent_ns: When it was.
+        ack_received_ns: When it was received.
+        devices: The device sections.
+    """
+
+    def __init__(self, observer: Observer | None = None) -> None:
+        self.status = MigrationStatus.SETUP
+        self.machine: str | None = None
+        self.ram_bytes = 0
+        self.transferred_bytes = 0
+        self.pages = 0
+        self.zero_pages = 0
+        self.ack_mode: SwitchoverAckMode | None = None
+        self.ack_asked_ns: int | None = None
+        self.ack_sent_ns: int | None = None
+        self.ack_received_ns: int | None = None
+        self.devices: DeviceState | None = None
+        self._observer = observer
+        self._start_ns = time.monotonic_ns()
+        self._shown_ns = self._start_ns
+
+    def start(self) -> None:
+        """Time counts from now on: the two sides are connected."""
+        self._start_ns = time.monotonic_ns()
+
+    def enter(self, status: MigrationStatus) -> None:
+        """The migration is in another state."""
+        if status != self.status:
+            self.status = status
+            self._show()
+
+    def tick(self) -> None:
+        """Something moved; the observer is told now and then."""
+        if time.monotonic_ns() - self._shown_ns >= _INTERVAL_NS:
+            self._show()
+
+    def _show(self) -> None:
+        self._shown_ns = time.monotonic_ns()
+        if self._observer is not None:
+            self._observer(self.report())
+
+    def report(self, error: BaseException | None = None) -> TransferReport:
+        """The figures as they stand."""
+        devices = () if self.devices is None else self.devices.sections
+        return TransferReport(
+            status=self.status,
+            machine=self.machine,
+            switchover_ack=SwitchoverAckReport(
+                mode=self.ack_mode,
+                asked_ms=self._since_start_ms(self.ack_asked_ns),
+                sent_ms=self._since_start_ms(self.ack_sent_ns),
+                received_ms=self._since_start_ms(self.ack_received_ns),
+            ),
+            ram_bytes=self.ram_bytes,
+            transferred_bytes=self.transferred_bytes,
+            pages=self.pages,
+            zero_pages=self.zero_pages,
+            devices=tuple(
+                DeviceReport(
+                    section.header.idstr,
+                    section.header.instance_id,
+                    section.header.version_id,
+                    section.size,
+                )
+                for section in devices
+            ),
+            total_ms=self._since_start_ms(time.monotonic_ns()) or 0.0,
+            error=None if error is None else str(error),
+        )
+
+    def _since_start_ms(self, now_ns: int | None) -> float | None:
+        return None if now_ns is None else round((now_ns - self._start_ns) / 1e6, 3)

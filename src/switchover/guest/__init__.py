@@ -1,0 +1,1 @@
+"""What is migrated: RAM blocks and devices."""

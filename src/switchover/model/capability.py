@@ -1,0 +1,74 @@
+"""Migration capabilities by their QAPI names, and which of them a destination here takes."""
+
+from collections.abc import Iterable
+from enum import StrEnum
+
+from ..errors import UsageError
+
+
+class Capability(StrEnum):
+    """The migration capabilities of QEMU 10.0, in its order."""
+
+    XBZRLE = "xbzrle"
+    RDMA_PIN_ALL = "rdma-pin-all"
+    AUTO_CONVERGE = "auto-converge"
+    ZERO_BLOCKS = "zero-blocks"
+    EVENTS = "events"
+    POSTCOPY_RAM = "postcopy-ram"
+    X_COLO = "x-colo"
+    RELEASE_RAM = "release-ram"
+    RETURN_PATH = "return-path"
+    PAUSE_BEFORE_SWITCHOVER = "pause-before-switchover"
+    MULTIFD = "multifd"
+    DIRTY_BITMAPS = "dirty-bitmaps"
+    POSTCOPY_BLOCKTIME = "postcopy-blocktime"
+    LATE_BLOCK_ACTIVATE = "late-block-activate"
+    X_IGNORE_SHARED = "x-ignore-shared"
+    VALIDATE_UUID = "validate-uuid"
+    BACKGROUND_SNAPSHOT = "background-snapshot"
+    ZERO_COPY_SEND = "zero-copy-send"
+    POSTCOPY_PREEMPT = "postcopy-preempt"
+    SWITCHOVER_ACK = "switchover-ack"
+    DIRTY_LIMIT = "dirty-limit"
+    MAPPED_RAM = "mapped-ram"
+
+
+_SOURCE_ONLY = frozenset(
+    {
+        Capability.AUTO_CONVERGE,
+        Capability.DIRTY_LIMIT,
+        Capability.EVENTS,
+        Capability.LATE_BLOCK_ACTIVATE,
+        Capability.PAUSE_BEFORE_SWITCHOVER,
+        Capability.RELEASE_RAM,
+        Capability.ZERO_BLOCKS,
+    }
+)
+"""Set on a destination they change nothing, in QEMU as here."""
+
+DESTINATION_CAPABILITIES = _SOURCE_ONLY | {
+    Capability.RETURN_PATH,
+    Capability.SWITCHOVER_ACK,
+    Capability.VALIDATE_UUID,
+}
+"""What a destination that parks a guest may be told to set."""
+
+
+def parse_capabilities(names: Iterable[str]) -> frozenset[Capability]:
+    """The capabilities of that name, with QEMU's rules for a set of them.
+
+    Raises:
+        UsageError: A name is unknown, not supported here, or the set lacks what one of it needs.
+    """
+    capabilities = set()
+    for name in names:
+        try:
+            capability = Capability(name)
+        except ValueError:
+            raise UsageError(f"Parameter 'capability' does not accept value '{name}'") from None
+        if capability not in DESTINATION_CAPABILITIES:
+            raise UsageError(f"capability '{name}' is not supported by switchover yet")
+        capabilities.add(capability)
+    if Capability.SWITCHOVER_ACK in capabilities and Capability.RETURN_PATH not in capabilities:
+        raise UsageError("Capability 'switchover-ack' requires capability 'return-path'")
+    return frozenset(capabilities)

@@ -1,0 +1,74 @@
+"""What a migration did, in figures: the same objects for the library and the command line."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from .status import MigrationStatus
+from .switchover import SwitchoverAckMode
+
+
+@dataclass(frozen=True, slots=True)
+class SwitchoverAckReport:
+    """The SWITCHOVER_ACK of a migration; times count from the connection.
+
+    Attributes:
+        mode: Who counts; None while the machine type is not known.
+        asked_ms: When the destination could have sent the ACK; None where it had none to send.
+        sent_ms: When the destination sent it; None where it did not.
+        received_ms: When the source received it; None where it did not, or is the other side.
+    """
+
+    mode: SwitchoverAckMode | None
+    asked_ms: float | None = None
+    sent_ms: float | None = None
+    received_ms: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceReport:
+    """One device section.
+
+    Attributes:
+        name: Its idstr.
+        instance_id: Its instance.
+        version_id: The version of its layout.
+        size: Bytes of its body.
+    """
+
+    name: str
+    instance_id: int
+    version_id: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class TransferReport:
+    """A migration so far, or at its end.
+
+    Attributes:
+        status: Its state.
+        machine: The guest's machine type; None where the stream has not said, or does not.
+        switchover_ack: What is known of the ACK.
+        ram_bytes: The size of the guest's RAM.
+        transferred_bytes: Bytes of the stream.
+        pages: Pages that travelled with their content, each time counted.
+        zero_pages: Pages that travelled as zero, each time counted.
+        devices: The device sections.
+        total_ms: Time since the connection.
+        error: Why it failed.
+    """
+
+    status: MigrationStatus
+    machine: str | None
+    switchover_ack: SwitchoverAckReport
+    ram_bytes: int
+    transferred_bytes: int
+    pages: int
+    zero_pages: int
+    devices: tuple[DeviceReport, ...]
+    total_ms: float
+    error: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same as plain data, for JSON."""
+        return asdict(self)

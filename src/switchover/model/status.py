@@ -1,0 +1,22 @@
+"""The states of a migration, by their QAPI names."""
+
+from enum import StrEnum
+
+
+class MigrationStatus(StrEnum):
+    """How far a migration has come.
+
+    SETUP: waiting for the other side, or for what comes before the RAM.
+    ACTIVE: RAM travels; the machine may run.
+    DEVICE: the machine is stopped; what is left travels.
+    COMPLETED: the destination has everything, and said so.
+    FAILED: something went wrong; the error says what.
+    CANCELLED: somebody asked for it to end.
+    """
+
+    SETUP = "setup"
+    ACTIVE = "active"
+    DEVICE = "device"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"

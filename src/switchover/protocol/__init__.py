@@ -1,0 +1,1 @@
+"""Order and state: events in, bytes and events out. No I/O, no clock."""
