@@ -7,6 +7,7 @@
     |-- UsageError             our own caller asked for what cannot be
     |-- PeerError              the other side failed or left; .after_switchover tells who may run
     |-- ChannelError           the pipe broke, or could not be opened; __cause__ is the OSError
+    |-- KernelError            a call we need is refused or missing; .call, .errno
     |-- GuestError             a guest or one of its devices would not save or load
     `-- MigrationCancelled     asked for; not a failure
 
@@ -74,6 +75,20 @@ class PeerError(MigrationError):
 
 class ChannelError(MigrationError):
     """The pipe between the two sides could not be opened, or broke."""
+
+
+class KernelError(MigrationError):
+    """The kernel does not have a call that is needed, or refuses it.
+
+    Args:
+        call: Its name in the kernel's headers.
+        cause: What the kernel said.
+    """
+
+    def __init__(self, call: str, cause: OSError) -> None:
+        self.call = call
+        self.errno = cause.errno
+        super().__init__(f"the kernel refuses {call}: {cause.strerror}")
 
 
 class GuestError(MigrationError):

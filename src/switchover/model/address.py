@@ -5,6 +5,9 @@ from dataclasses import dataclass
 
 from ..errors import UsageError
 
+_FD_DIGITS = 9
+"""No process has more open files than that."""
+
 
 @dataclass(frozen=True, slots=True)
 class InetAddress:
@@ -71,7 +74,7 @@ def parse_address(uri: str) -> MigrationAddress:
     if scheme == "tcp":
         return _parse_inet(uri, rest)
     if scheme == "fd":
-        if not rest.isdecimal():
+        if not rest.isdecimal() or len(rest) > _FD_DIGITS:
             raise UsageError(f"{uri!r} is not a migration URI: expected fd:NUMBER")
         return FdAddress(int(rest))
     kinds: dict[str, Callable[[str], MigrationAddress]] = {

@@ -1,7 +1,8 @@
 """Where received bytes wait to be decoded.
 
 One piece of memory, filled at the end, used from the beginning. Nothing is copied but the
-incomplete rest, when the end of the memory is near.
+incomplete rest, when the end of the memory is near; the memory grows where that rest alone fills
+half of it, so that how much is held at once is bounded by what the decoders wait for.
 """
 
 from ..wire.cursor import Cursor
@@ -14,7 +15,7 @@ class ReceiveBuffer:
     """Bytes between a channel and a decoder.
 
     Args:
-        capacity: Bytes. The largest thing that is decoded in one step must fit.
+        capacity: Bytes to begin with.
     """
 
     def __init__(self, capacity: int = CAPACITY) -> None:
@@ -41,10 +42,13 @@ class ReceiveBuffer:
 
         Views of waiting bytes are no longer valid afterwards.
         """
-        if self._end > len(self._memory) // 2:
-            waiting = len(self)
-            self._memory[:waiting] = self._memory[self._begin : self._end]
-            self._begin, self._end = 0, waiting
+        half = len(self._memory) // 2
+        if self._end > half:
+            waiting = self.waiting()
+            if len(waiting) > half:
+                self._memory = memoryview(bytearray(2 * len(self._memory)))
+            self._begin, self._end = 0, len(waiting)
+            self._memory[: self._end] = waiting
         return self._memory[self._end :]
 
     def commit(self, size: int) -> None:

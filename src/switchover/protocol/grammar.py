@@ -3,6 +3,7 @@
 Page: docs/wire/stream.md; the picture is drawn from the table into docs/states.md.
 """
 
+from collections.abc import Container
 from enum import Enum
 
 from ..model.section import SectionType
@@ -65,6 +66,14 @@ MOVES: dict[StreamState, dict[SectionType, StreamState]] = {
 """From each state, which section may come and where it leads; what has no row is an error."""
 
 
-def expected_sections(state: StreamState) -> str:
-    """The sections that may come in a state, for an error."""
-    return ", ".join(section_type.name for section_type in MOVES[state]) or "nothing"
+def expected_sections(
+    state: StreamState, among: Container[StreamState] = frozenset(StreamState)
+) -> str:
+    """The sections that may come in a state, for an error.
+
+    Args:
+        state: The state.
+        among: Only those that lead to one of these.
+    """
+    names = [section_type.name for section_type, to in MOVES[state].items() if to in among]
+    return ", ".join(names) or "nothing"

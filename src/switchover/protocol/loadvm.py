@@ -92,7 +92,7 @@ class LoadVM:
         self.is_at_end = False
         self._tail: DeviceTail | None = None
         self._steps = self._read_stream()
-        self._error: StreamError | None = None
+        self._error: Exception | None = None
 
     def receive_data(self, data: bytes | memoryview) -> None:
         """Copies bytes in, for those who have them already; no more than the buffer takes."""
@@ -118,7 +118,7 @@ class LoadVM:
             return next(self._steps)
         except StopIteration:
             return self._after_end()
-        except StreamError as error:
+        except Exception as error:
             self._error = error
             raise
 
@@ -205,7 +205,7 @@ class LoadVM:
             raise StreamError(
                 "a section out of order",
                 offset=offset,
-                expected=expected_sections(self.state),
+                expected=expected_sections(self.state, _LIVE_STATES),
                 got=section_type.name,
             )
         self.state = state

@@ -15,10 +15,12 @@ from ..wire.description import (
     decode_description,
     tile_devices,
 )
-from ..wire.stream import EOF
+from ..wire.stream import EOF, FOOTER_SIZE
 
 MAX_DEVICES = 256 << 20
 """Bytes of device sections that are held undecoded: what is large travels as RAM or live."""
+MAX_FALSE_BYTES = 8 * MAX_DESCRIPTION
+"""Texts that look like the description and are not, in all: each costs the time to read it."""
 
 _MARK = bytes((SectionType.EOF, SectionType.VMDESCRIPTION))
 _PREFIX = len(_MARK) + 4
@@ -39,6 +41,7 @@ class DeviceTail:
         self._scanned = 0
         self._candidates: list[int] = []
         self._mismatch: StreamError | None = None
+        self._false_bytes = 0
 
     def receive(self, data: memoryview) -> DeviceState | None:
         """Takes more bytes.
@@ -58,12 +61,13 @@ class DeviceTail:
                 got=f"{len(self._data)} and no end",
             )
         self._find_candidates()
-        for candidate in tuple(self._candidates):
-            if candidate + self._described_size(candidate) <= len(self._data):
-                self._candidates.remove(candidate)
-                state = self._try_candidate(candidate)
-                if state is not None:
-                    return state
+        incomplete = []
+        for candidate in self._candidates:
+            if candidate + self._described_size(candidate) > len(self._data):
+                incomplete.append(candidate)
+            elif (state := self._try_candidate(candidate)) is not None:
+                return state
+        self._candidates = incomplete
         return None
 
     def _find_candidates(self) -> None:
@@ -89,10 +93,12 @@ class DeviceTail:
         text = bytes(self._data[candidate + _PREFIX : end])
         try:
             described = decode_description(text, self._offset + candidate + _PREFIX)
-            data = bytes(self._data[:candidate])
-            sections = tile_devices(data, described, self._offset, has_footers=self._has_footers)
+            with memoryview(self._data) as data:
+                sections = tile_devices(
+                    data[:candidate], described, self._offset, has_footers=self._has_footers
+                )
         except StreamError as error:
-            self._mismatch = error
+            self._reject(error, len(text))
             return None
         if end < len(self._data):
             raise StreamError(
@@ -101,14 +107,21 @@ class DeviceTail:
                 expected="nothing",
                 got=f"{len(self._data) - end} bytes",
             )
-        return DeviceState(data, text, sections)
+        return DeviceState(bytes(self._data[:candidate]), text, sections)
+
+    def _reject(self, mismatch: StreamError, size: int) -> None:
+        # Without its traceback, which would hold on to the data while more of it comes.
+        self._mismatch = mismatch.with_traceback(None)
+        self._false_bytes += size
+        if self._false_bytes > MAX_FALSE_BYTES:
+            raise self._mismatch
 
     def failure(self) -> StreamError:
         """Why there is no end, when no more bytes will come."""
         end = self._offset + len(self._data)
         if self._mismatch is not None:
             return self._mismatch
-        if self._data[-len(EOF) :] == EOF and not self._candidates:
+        if self._ends_with_end_mark() and not self._candidates:
             return UnsupportedStream(
                 "the stream ends without a VM description, as with the machine option "
                 "suppress-vmdesc=on, which is not supported",
@@ -120,3 +133,10 @@ class DeviceTail:
             expected="device sections and a VM description",
             got=f"{len(self._data)} bytes",
         )
+
+    def _ends_with_end_mark(self) -> bool:
+        """Whether the last byte may be the end mark: with footers, one stands before it."""
+        if not self._data.endswith(EOF):
+            return False
+        before = self._data[-len(EOF) - FOOTER_SIZE : -len(EOF)]
+        return not before or not self._has_footers or before[0] == SectionType.FOOTER

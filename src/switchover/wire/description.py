@@ -5,7 +5,7 @@ believed when the sizes that it gives tile the device sections exactly. Page: do
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,12 +75,30 @@ def _describe_configuration(configuration: Configuration) -> JSON:
             {"name": "name", "type": "buffer", "size": len(configuration.machine)},
         ],
     }
+    subsections: dict[str, list[JSON]] = {}
+    if configuration.target_page_bits is not None:
+        page_bits = {"name": "target_page_bits", "type": "uint32", "size": 4}
+        subsections["target-page-bits"] = [page_bits]
+    if configuration.capabilities:
+        subsections["capabilities"] = [
+            {"name": "caps_count", "type": "uint32", "size": 4},
+            *_describe_capabilities(configuration.capabilities),
+        ]
     if configuration.uuid is not None:
-        uuid = {"name": "uuid", "type": "buffer", "size": len(configuration.uuid.bytes)}
+        size = len(configuration.uuid.bytes)
+        subsections["uuid"] = [{"name": "uuid", "type": "buffer", "size": size}]
+    if subsections:
         described["subsections"] = [
-            {"vmsd_name": "configuration/uuid", "version": 1, "fields": [uuid]}
+            {"vmsd_name": f"configuration/{name}", "version": 1, "fields": fields}
+            for name, fields in subsections.items()
         ]
     return described
+
+
+def _describe_capabilities(names: Sequence[str]) -> Iterator[JSON]:
+    for index, name in enumerate(names):
+        place = {"index": index} if len(names) > 1 else {}
+        yield {"name": "capabilities", **place, "type": "capability", "size": 1 + len(name)}
 
 
 def decode_description(text: bytes | bytearray | memoryview, offset: int) -> list[DescribedDevice]:
@@ -132,7 +150,7 @@ def _number(value: object) -> int:
 
 
 def _text(value: object) -> str:
-    if not isinstance(value, str):
+    if not isinstance(value, str) or not value.isascii() or not value.isprintable():
         raise ValueError("a name that is none")
     return value
 

@@ -90,7 +90,7 @@ class RAMParser:
             return self._parse_block(Cursor(body, offset))
         word = Cursor(body, offset).u64("a RAM record")
         flags = word & _FLAG_MASK
-        kind = flags & ~PageFlag.CONTINUE
+        kind = flags & ~int(PageFlag.CONTINUE)  # the flag's own inverse drops unknown bits
         if kind in (PageFlag.PAGE, PageFlag.ZERO):
             if flags & PageFlag.CONTINUE:
                 return self._parse_run(kind, body, offset)

@@ -36,6 +36,8 @@ def encode_vmstate(description: VmstateDescription, values: Values) -> bytes:
     Raises:
         GuestError: A value is missing, or is not what its field holds.
     """
+    if not isinstance(values, Mapping):
+        raise GuestError(f"device state '{description.name}' does not take {values!r}")
     parts = []
     for field in description.fields:
         if field.type != VmstateType.UNUSED and field.name not in values:
@@ -61,9 +63,13 @@ def _elements(field: VmstateField, values: Values, where: str) -> Sequence[Any]:
     if field.count is None:
         return (value,)
     count = values[field.count] if isinstance(field.count, str) else field.count
-    if len(value) != count:
-        raise GuestError(f"{where} has {len(value)} elements, expected {count}")
-    return tuple(value)
+    try:
+        elements = tuple(value)
+    except TypeError:
+        raise GuestError(f"{where} does not take {value!r}: expected {count} elements") from None
+    if len(elements) != count:
+        raise GuestError(f"{where} has {len(elements)} elements, expected {count}")
+    return elements
 
 
 def _present(description: VmstateDescription, values: Values) -> Iterator[VmstateDescription]:
@@ -75,6 +81,8 @@ def _encode_element(field: VmstateField, value: Any, where: str) -> bytes:
         case VmstateType.UNUSED:
             return bytes(field.size)
         case VmstateType.BUFFER:
+            if not isinstance(value, bytes | bytearray | memoryview):
+                raise GuestError(f"{where} does not take {value!r}: expected {field.type}")
             if len(value) != field.size:
                 raise GuestError(f"{where} has {len(value)} bytes, expected {field.size}")
             return bytes(value)
@@ -127,11 +135,18 @@ def _decode_field(
     description: VmstateDescription, field: VmstateField, cursor: Cursor, values: dict[str, Any]
 ) -> Any:
     where = f"field '{field.name}' of '{description.name}'"
-    if field.count is None:
+    if field.count is None or field.type == VmstateType.UNUSED:
         return _decode_element(field, cursor, where)
     count = values[field.count] if isinstance(field.count, str) else field.count
+    if count < 0:
+        raise StreamError(
+            f"{where} has a wrong number of elements",
+            offset=cursor.offset,
+            expected="0 or more",
+            got=count,
+        )
     # Every element has at least a byte: a count that the peer chose costs it as many.
-    if not 0 <= count <= cursor.remaining:
+    if count > cursor.remaining:
         raise TruncatedStream(
             f"the stream ends inside {where}",
             offset=cursor.offset,
@@ -155,22 +170,33 @@ def _decode_subsections(
     description: VmstateDescription, cursor: Cursor, values: dict[str, Any]
 ) -> None:
     known = {subsection.name: subsection for subsection in description.subsections}
-    while cursor.remaining and cursor.peek_u8("a subsection") == SectionType.SUBSECTION:
-        position, offset = cursor.position, cursor.offset
+    while _is_at_subsection(description, cursor):
+        offset = cursor.offset
         cursor.u8("a subsection")
         name = cursor.counted_string("a subsection's name")
-        if not name.startswith(f"{description.name}/"):
-            cursor.position = position  # it belongs to whatever this is a part of
-            return
         if name not in known or name in values:
             raise StreamError(
                 f"a subsection of '{description.name}' that does not belong there",
                 offset=offset,
-                expected=", ".join(known.keys() - values.keys()) or "none",
+                expected=", ".join(sorted(known.keys() - values.keys())) or "none",
                 got=name,
             )
         version = cursor.u32("a subsection")
         values[name] = decode_vmstate(known[name], cursor, version)
+
+
+def _is_at_subsection(description: VmstateDescription, cursor: Cursor) -> bool:
+    """Whether a subsection of the description stands next.
+
+    Anything else there, bytes that begin like one included, belongs to what this is a part of.
+    """
+    prefix = f"{description.name}/".encode()
+    following = cursor.data[cursor.position : cursor.position + 2 + len(prefix)]
+    return (
+        following[:1] == bytes((SectionType.SUBSECTION,))
+        and following[2:] == prefix
+        and following[1] >= len(prefix)
+    )
 
 
 def describe_device(
@@ -202,8 +228,13 @@ def describe_vmstate(description: VmstateDescription, values: Values) -> dict[st
 
 
 def _describe_field(field: VmstateField, values: Values) -> list[dict[str, Any]]:
-    """One entry, or one for each element where elements may differ in size."""
+    """One entry, or one for each element where elements may differ in size.
+
+    An empty array has none, as in QEMU: whoever reads an entry reads at least one element.
+    """
     elements = _elements(field, values, field.name)
+    if not elements:
+        return []
     if field.type != VmstateType.STRUCT:
         array = {} if field.count is None else {"array_len": len(elements)}
         scalar = _SCALARS.get(field.type)

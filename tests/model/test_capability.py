@@ -1,0 +1,50 @@
+"""Capabilities by name, and QEMU's rules for a set of them."""
+
+import pytest
+
+from switchover.errors import UsageError
+from switchover.model.capability import (
+    DESTINATION_CAPABILITIES,
+    Capability,
+    parse_capabilities,
+)
+
+UNSUPPORTED = sorted(set(Capability) - DESTINATION_CAPABILITIES)
+
+
+def test_every_supported_capability_is_taken_by_its_name() -> None:
+    assert parse_capabilities(map(str, DESTINATION_CAPABILITIES)) == DESTINATION_CAPABILITIES
+
+
+def test_none_is_a_set_too() -> None:
+    assert parse_capabilities([]) == frozenset()
+
+
+def test_a_capability_named_twice_is_there_once() -> None:
+    assert parse_capabilities(["return-path"] * 2) == {Capability.RETURN_PATH}
+
+
+@pytest.mark.parametrize("name", ["", "Multifd", "return_path", "no-such"])
+def test_an_unknown_name_is_refused_in_qemus_words(name: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_capabilities(["return-path", name])
+    assert str(caught.value) == f"Parameter 'capability' does not accept value '{name}'"
+
+
+@pytest.mark.parametrize("capability", UNSUPPORTED)
+def test_what_is_not_supported_is_refused_by_name(capability: Capability) -> None:
+    with pytest.raises(UsageError, match=f"^capability '{capability}' is not supported"):
+        parse_capabilities([capability.value])
+
+
+@pytest.mark.parametrize("name", ["multifd", "postcopy-ram", "xbzrle", "x-colo", "mapped-ram"])
+def test_what_changes_the_stream_is_not_supported(name: str) -> None:
+    assert name in UNSUPPORTED
+
+
+def test_the_ack_needs_the_return_path() -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_capabilities(["switchover-ack"])
+    assert str(caught.value) == "Capability 'switchover-ack' requires capability 'return-path'"
+    both = parse_capabilities(["switchover-ack", "return-path"])
+    assert both == {Capability.SWITCHOVER_ACK, Capability.RETURN_PATH}
