@@ -44,6 +44,8 @@ def test_brackets_around_what_needs_none_are_dropped() -> None:
     ("uri", "sentence"),
     [
         ("tcp:", "expected tcp:HOST:PORT"),
+        ("file:/tmp/vm,offset=4096", "an offset in a file is not supported yet"),
+        ("fd:" + "9" * 5000, "expected fd:NUMBER"),
         ("tcp:4444", "expected tcp:HOST:PORT"),
         ("tcp:host", "expected tcp:HOST:PORT"),
         ("tcp:host:", "expected tcp:HOST:PORT"),

@@ -89,6 +89,8 @@ def parse_address(uri: str) -> MigrationAddress:
         )
     if not rest:
         raise UsageError(f"{uri!r} is not a migration URI: nothing stands behind {scheme}:")
+    if scheme == "file" and ",offset=" in rest:
+        raise UsageError(f"{uri!r}: an offset in a file is not supported yet")
     return kinds[scheme](rest)
 
 

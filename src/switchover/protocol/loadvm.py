@@ -198,7 +198,7 @@ class LoadVM:
         if section_type == SectionType.FULL:
             raise UnsupportedStream(
                 "a device section before the end of RAM, as a device with early setup "
-                "(virtio-mem) sends it, which is not supported",
+                "(virtio-mem) or a background snapshot sends it, which is not supported",
                 offset=offset,
             )
         if state not in _LIVE_STATES:

@@ -20,7 +20,7 @@ from .stream import decode_footer, decode_section_header, decode_section_type
 MAX_DESCRIPTION = 16 << 20
 """QEMU's are a few dozen KiB; this bounds what the parser may be made to build."""
 DESCRIPTION_STARTS = (b'{"configuration"', b'{"page_size"')
-"""How descriptions begin; the second is that of QEMU before 8.0."""
+"""How descriptions begin; the second is QEMU 7.2's."""
 
 _NUMBER_LIMIT = 1 << 32
 """Sizes, counts and instances are 32-bit numbers in QEMU."""

@@ -180,7 +180,9 @@ class RAMParser:
                 expected=f"{stride} bytes",
                 got=len(body),
             )
-        flags = kind | PageFlag.CONTINUE
+        # A plain number: numpy looks for attributes of an enum's member, in Python code, and an
+        # interrupt that falls into that search is lost.
+        flags = int(kind | PageFlag.CONTINUE)
         if count > 1 and not _has_flags(body, stride, flags):
             count = 1
         records = np.frombuffer(body, np.uint8, count * stride).reshape(count, stride)
@@ -283,7 +285,7 @@ class RAMEncoder:
         if isinstance(indices, slice):
             indices = np.arange(indices.start, indices.stop, dtype=np.int64)
         words = (indices.astype(np.uint64) << np.uint64(TARGET_PAGE_BITS)) | np.uint64(
-            kind | PageFlag.CONTINUE
+            int(kind | PageFlag.CONTINUE)
         )
         records[:, :_WORD] = words.astype(">u8").view(np.uint8).reshape(-1, _WORD)
         flat = records.reshape(-1).data
