@@ -8,7 +8,7 @@ class Worker:
     """Runs a function in a thread of its own.
 
     Args:
-        name: At most 15 characters, so that the kernel shows it whole.
+        name: At most 15 characters: a kernel shows no more.
         run: What to run. It ends by itself once what it waits on is closed.
     """
 

@@ -55,7 +55,7 @@ def test_early_setup(peer_10_0: Peer, tmp_path: Path) -> None:
     with Qemu(peer_10_0, "pc", "64M,maxmem=256M", guest=BootSectorGuest(), extra=extra) as source:
         source.wait_serial("ABC")
         outcome = refuse(source, tmp_path / "guest")
-    assert "a device section before the end of RAM" in outcome.report["error"]
+    assert "a device with early setup (virtio-mem)" in outcome.report["error"]
 
 
 def test_output_that_cannot_be_written(peer_10_0: Peer, tmp_path: Path) -> None:

@@ -1,11 +1,15 @@
 """What every byte pipe can do, and how to wait on several."""
 
+import os
 import select
 from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Protocol, Self
 
 Buffer = bytes | memoryview
+
+_LONGEST_WAIT_MS = (1 << 31) - 1
+"""What poll takes; who waits for longer is woken early, as by anything else."""
 
 
 class Channel(Protocol):
@@ -95,11 +99,23 @@ def wait_readable(filenos: Iterable[int], timeout_ns: int | None) -> set[int]:
 
     Args:
         filenos: The descriptors.
-        timeout_ns: How long to wait for the first; None for as long as it takes.
+        timeout_ns: How long to wait for the first, some weeks at most; None to wait without end.
     """
     poll = select.poll()
     for fileno in filenos:
         poll.register(fileno, select.POLLIN)
     # Rounded up: waking a moment too early would mean to wait again for nothing.
     timeout_ms = None if timeout_ns is None else -(-max(timeout_ns, 0) // 1_000_000)
+    if timeout_ms is not None:
+        timeout_ms = min(timeout_ms, _LONGEST_WAIT_MS)
     return {fileno for fileno, _ in poll.poll(timeout_ms)}
+
+
+def reason(error: OSError | ValueError | OverflowError) -> str:
+    """What the system says of a call that failed, or Python of an argument that cannot be one."""
+    if not isinstance(error, OSError):
+        return str(error)
+    # The resolver counts downwards, and brings its own text.
+    if error.errno is not None and error.errno > 0:
+        return os.strerror(error.errno)
+    return error.strerror or str(error)

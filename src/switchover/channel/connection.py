@@ -9,8 +9,10 @@ from contextlib import suppress
 
 from ..errors import ChannelError
 from ..model.address import InetAddress, UnixAddress
-from .base import Buffer, Closing
+from .base import Buffer, Closing, reason
 
+MAX_BUFFERS = os.sysconf("SC_IOV_MAX")
+"""Buffers that the kernel takes in one call."""
 BACKLOG = 16
 """Connections that may wait: a multifd source opens several at once."""
 SEND_TIMEOUT_S = 30
@@ -43,7 +45,7 @@ class Connection(Closing):
         try:
             return self._socket.recv_into(buffer)
         except OSError as error:
-            raise ChannelError(f"{self.name}: receiving failed: {error.strerror}") from error
+            raise ChannelError(f"{self.name}: receiving failed: {reason(error)}") from error
 
     def peek(self, size: int) -> bytes:
         """At most `size` bytes that have arrived, which stay unread; none at the end."""
@@ -62,7 +64,7 @@ class Connection(Closing):
         left = [memoryview(buffer) for buffer in buffers if len(buffer)]
         try:
             while left:
-                sent = self._socket.sendmsg(left)
+                sent = self._socket.sendmsg(left[:MAX_BUFFERS])
                 while left and sent >= len(left[0]):
                     sent -= len(left.pop(0))
                 if sent:
@@ -70,7 +72,7 @@ class Connection(Closing):
         except BlockingIOError as error:
             raise ChannelError(f"{self.name}: the other side does not read") from error
         except OSError as error:
-            raise ChannelError(f"{self.name}: sending failed: {error.strerror}") from error
+            raise ChannelError(f"{self.name}: sending failed: {reason(error)}") from error
 
     def finish(self) -> None:
         """Does nothing: that the other side has everything is what its SHUT says."""
@@ -95,6 +97,8 @@ def connect(address: InetAddress | UnixAddress) -> Connection:
         if isinstance(address, InetAddress):
             host = address.host or "localhost"
             return Connection(socket.create_connection((host, address.port)), str(address))
+        if "\0" in address.path:
+            raise ValueError("embedded null byte")
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             sock.connect(address.path)
@@ -102,8 +106,8 @@ def connect(address: InetAddress | UnixAddress) -> Connection:
             sock.close()
             raise
         return Connection(sock, str(address))
-    except OSError as error:
-        raise ChannelError(f"cannot connect to {address}: {_reason(error)}") from error
+    except (OSError, ValueError) as error:
+        raise ChannelError(f"cannot connect to {address}: {reason(error)}") from error
 
 
 class Listener(Closing):
@@ -128,8 +132,8 @@ class Listener(Closing):
             else:
                 self._socket = _listen_unix(address)
                 self.address = address
-        except OSError as error:
-            raise ChannelError(f"cannot listen on {address}: {_reason(error)}") from error
+        except (OSError, ValueError) as error:
+            raise ChannelError(f"cannot listen on {address}: {reason(error)}") from error
 
     def fileno(self) -> int:
         """Its descriptor, to wait on."""
@@ -144,8 +148,8 @@ class Listener(Closing):
         try:
             sock, peer = self._socket.accept()
         except OSError as error:
-            raise ChannelError(f"{self.address}: accepting failed: {_reason(error)}") from error
-        name = f"tcp:{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else str(self.address)
+            raise ChannelError(f"{self.address}: accepting failed: {reason(error)}") from error
+        name = str(InetAddress(*peer[:2]) if isinstance(peer, tuple) else self.address)
         return Connection(sock, name)
 
     def close(self) -> None:
@@ -159,6 +163,7 @@ class Listener(Closing):
 
 
 def _listen_inet(address: InetAddress) -> socket.socket:
+    address.host.encode("idna")  # What is no name is a ValueError here, and a TypeError below.
     is_ipv6 = not address.host or ":" in address.host
     if is_ipv6 and not socket.has_dualstack_ipv6():
         is_ipv6 = ":" in address.host
@@ -184,18 +189,17 @@ def _listen_unix(address: UnixAddress) -> socket.socket:
 
 
 def _remove_stale(path: str) -> None:
-    """Removes the name of a socket that nobody listens on any more."""
+    """Removes the name of a socket that nobody has any more."""
     try:
         if not stat.S_ISSOCK(os.stat(path).st_mode):
             return
     except FileNotFoundError:
         return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+    # Of the wrong type, lest whoever listens there takes it for the source.
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(path)
         except ConnectionRefusedError:
             os.unlink(path)
-
-
-def _reason(error: OSError) -> str:
-    return error.strerror or str(error)
+        except OSError:
+            pass  # Somebody has it: to bind it fails with the reason.

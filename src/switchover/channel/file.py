@@ -2,15 +2,17 @@
 
 import os
 import stat
+import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from ..errors import ChannelError, UsageError
-from .base import Buffer, Closing
+from .base import Buffer, Closing, reason
 
-_MODE = 0o600
-"""A parked guest is the guest's memory: nobody else's business."""
+_NAME_PART = 50
+"""Characters of a file's name that stand in its name while it is not whole: all of them, and more
+around them, might be too long for a name."""
 
 
 class DescriptorChannel(Closing):
@@ -36,7 +38,7 @@ class DescriptorChannel(Closing):
         try:
             return os.readv(self._fileno, [buffer])
         except OSError as error:
-            raise ChannelError(f"{self.name}: reading failed: {error.strerror}") from error
+            raise ChannelError(f"{self.name}: reading failed: {reason(error)}") from error
 
     def send(self, buffers: Sequence[Buffer]) -> None:
         """Writes all of the buffers."""
@@ -46,7 +48,7 @@ class DescriptorChannel(Closing):
                 while left:
                     left = left[os.write(self._fileno, left) :]
         except OSError as error:
-            raise ChannelError(f"{self.name}: writing failed: {error.strerror}") from error
+            raise ChannelError(f"{self.name}: writing failed: {reason(error)}") from error
 
     def finish(self) -> None:
         """Flushes a file to disk; for a pipe there is nothing to be done."""
@@ -54,16 +56,18 @@ class DescriptorChannel(Closing):
             if stat.S_ISREG(os.fstat(self._fileno).st_mode):
                 os.fsync(self._fileno)
         except OSError as error:
-            raise ChannelError(f"{self.name}: flushing failed: {error.strerror}") from error
+            raise ChannelError(f"{self.name}: flushing failed: {reason(error)}") from error
 
     def shutdown(self) -> None:
         """Does nothing: there is nobody to be woken."""
 
     def close(self) -> None:
         """Closes the descriptor."""
-        if self._fileno >= 0:
-            os.close(self._fileno)
-            self._fileno = -1
+        fileno, self._fileno = self._fileno, -1
+        if fileno >= 0:
+            # What could be lost here, `finish` has flushed.
+            with suppress(OSError):
+                os.close(fileno)
 
 
 def open_file(path: str, name: str) -> DescriptorChannel:
@@ -74,15 +78,16 @@ def open_file(path: str, name: str) -> DescriptorChannel:
     """
     try:
         return DescriptorChannel(os.open(path, os.O_RDONLY | os.O_CLOEXEC), name)
-    except OSError as error:
-        raise ChannelError(f"cannot open {name}: {error.strerror}") from error
+    except (OSError, ValueError) as error:
+        raise ChannelError(f"cannot open {name}: {reason(error)}") from error
 
 
 class AtomicFile(DescriptorChannel):
     """A file that takes its name only when it is whole and on disk.
 
     Until `finish` it stands beside its place under another name; `close` without `finish` removes
-    it. Whatever had the name before keeps it until then.
+    it. Whatever had the name before keeps it until then. Only its owner may read it: a parked guest
+    is the guest's memory.
 
     Args:
         path: The name that it is to have.
@@ -94,20 +99,30 @@ class AtomicFile(DescriptorChannel):
     """
 
     def __init__(self, path: str | Path, name: str | None = None) -> None:
-        self._path = Path(path)
         self._partial: Path | None = None
-        if self._path.exists() and not self._path.is_file():
-            raise UsageError(f"{self._path} is not a file, and will not be replaced by one")
-        # Behind a link the file is written where the link leads.
-        self._path = self._path.resolve()
-        partial = self._path.with_name(f".{self._path.name}.{os.getpid()}.partial")
+        self._directory = -1
         try:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-            fileno = os.open(partial, flags, _MODE)
-        except OSError as error:
-            raise ChannelError(f"cannot write {self._path}: {error.strerror}") from error
-        self._partial = partial
+            if not _may_be_replaced(path):
+                raise UsageError(f"{path} is not a file, and will not be replaced by one")
+            # Behind a link the file is written where the link leads.
+            self._path = Path(os.path.realpath(path))
+            # From the beginning: that it cannot be flushed should not come out at the end.
+            self._directory = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)
+            fileno, partial = tempfile.mkstemp(
+                prefix=f".{self._path.name[:_NAME_PART]}.",
+                suffix=".partial",
+                dir=self._path.parent,
+            )
+        except (OSError, ValueError) as error:
+            self._close_directory()
+            raise ChannelError(f"cannot write {path}: {reason(error)}") from error
+        self._partial = Path(partial)
         super().__init__(fileno, name or str(self._path))
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether it has its name."""
+        return self._partial is None
 
     def finish(self) -> None:
         """Flushes the file to disk and gives it its name, for good."""
@@ -116,13 +131,9 @@ class AtomicFile(DescriptorChannel):
         try:
             os.rename(self._partial, self._path)
             self._partial = None
-            directory = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(directory)
-            finally:
-                os.close(directory)
+            os.fsync(self._directory)
         except OSError as error:
-            raise ChannelError(f"{self.name}: renaming failed: {error.strerror}") from error
+            raise ChannelError(f"{self.name}: renaming failed: {reason(error)}") from error
 
     def close(self) -> None:
         """Closes the file, and removes it if it was not finished."""
@@ -130,4 +141,16 @@ class AtomicFile(DescriptorChannel):
         if self._partial is not None:
             with suppress(OSError):
                 os.unlink(self._partial)
-            self._partial = None
+        self._close_directory()
+
+    def _close_directory(self) -> None:
+        if self._directory >= 0:
+            os.close(self._directory)
+            self._directory = -1
+
+
+def _may_be_replaced(path: str | Path) -> bool:
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)
+    except FileNotFoundError:
+        return True

@@ -13,7 +13,7 @@ from ..model.address import (
     MigrationAddress,
     UnixAddress,
 )
-from .base import Channel
+from .base import Channel, reason
 from .connection import Connection, Listener, connect
 from .exec import ExecChannel
 from .file import AtomicFile, DescriptorChannel, open_file
@@ -56,8 +56,10 @@ def open_incoming(address: MigrationAddress) -> Channel | Listener:
 def _open_descriptor(address: FdAddress) -> Channel:
     try:
         mode = os.fstat(address.number).st_mode
-    except OSError as error:
-        raise ChannelError(f"{address} is not open: {error.strerror}") from error
-    if stat.S_ISSOCK(mode):
-        return Connection(socket.socket(fileno=address.number), str(address))
+        # Whoever made it may have left it otherwise.
+        os.set_blocking(address.number, True)
+        if stat.S_ISSOCK(mode):
+            return Connection(socket.socket(fileno=address.number), str(address))
+    except (OSError, OverflowError) as error:
+        raise ChannelError(f"{address} is not open: {reason(error)}") from error
     return DescriptorChannel(address.number, str(address))

@@ -13,8 +13,9 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from ..engine.progress import Observer
 from ..model.stats import TransferReport
+from ..model.status import MigrationStatus
 
-_ERR = Console(stderr=True, highlight=False, soft_wrap=True)
+_ERR = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 
 def say(text: str) -> None:
@@ -43,12 +44,13 @@ def print_json(report: TransferReport) -> None:
 def watching() -> Iterator[Observer]:
     """Somebody who shows a migration as it goes on: a live line on a terminal, else plain lines."""
     if not _ERR.is_terminal:
-        yield _say_status
+        yield _status_lines()
         return
+    # What the peer calls its machine is text, whatever it looks like.
     columns = (
-        TextColumn("{task.description:>9}"),
+        TextColumn("{task.description:>9}", markup=False),
         BarColumn(),
-        TextColumn("{task.fields[figures]}"),
+        TextColumn("{task.fields[figures]}", markup=False),
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=_ERR, transient=True) as progress:
@@ -56,15 +58,17 @@ def watching() -> Iterator[Observer]:
         yield lambda report: _update(progress, task, report)
 
 
-def _say_status(report: TransferReport) -> None:
-    # An observer is also called between changes of status; those are not worth a line each.
-    line = f"{report.status.value}: {figures(report)}"
-    if report.status.value != _last_status.get("status"):
-        _last_status["status"] = report.status.value
-        say(line)
+def _status_lines() -> Observer:
+    """An observer is also called between changes of status; those are not worth a line each."""
+    last: MigrationStatus | None = None
 
+    def show(report: TransferReport) -> None:
+        nonlocal last
+        if report.status != last:
+            last = report.status
+            say(f"{report.status.value}: {figures(report)}")
 
-_last_status: dict[str, str] = {}
+    return show
 
 
 def _update(progress: Progress, task: TaskID, report: TransferReport) -> None:

@@ -31,12 +31,20 @@ def run_transfer(transfer: Callable[[Progress], None], as_json: bool) -> Progres
         progress = Progress(observer)
         try:
             transfer(progress)
-        except KeyboardInterrupt:
-            progress.status = MigrationStatus.CANCELLED
-            error = MigrationCancelled("cancelled")
+        except KeyboardInterrupt as interrupt:
+            # Behind the end there is nothing to be cancelled.
+            if progress.status != MigrationStatus.COMPLETED:
+                progress.status = MigrationStatus.CANCELLED
+                notes: list[str] = getattr(interrupt, "__notes__", [])
+                error = MigrationCancelled("; ".join(("cancelled", *notes)))
         except MigrationError as failure:
             progress.status = MigrationStatus.FAILED
             error = failure
+        except Exception as bug:
+            progress.status = MigrationStatus.FAILED
+            if as_json:
+                print_json(progress.report(bug))
+            raise
     if as_json:
         print_json(progress.report(error))
     if error is not None:

@@ -1,6 +1,7 @@
 """Values as people write them on the command line."""
 
 import re
+from decimal import Decimal
 
 from typer import BadParameter
 
@@ -28,4 +29,4 @@ def parse_seconds(text: str) -> int:
     """
     if not re.fullmatch(r"\d+(\.\d*)?|\.\d+", text.strip()):
         raise BadParameter(f"{text!r} is not a time: expected seconds, such as 3 or 0.5")
-    return int(float(text) * 1e9)
+    return int(Decimal(text.strip()) * 10**9)

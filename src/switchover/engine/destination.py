@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from ..channel.base import Channel, wait_readable
 from ..channel.connection import Connection, Listener
 from ..channel.file import AtomicFile
-from ..errors import PeerError, TruncatedStream, UnsupportedStream
+from ..errors import ChannelError, PeerError, TruncatedStream, UnsupportedStream
 from ..model.capability import Capability
 from ..model.status import MigrationStatus
 from ..model.switchover import SwitchoverAckMode, switchover_ack_mode
@@ -89,12 +89,13 @@ class ParkingDestination:
         Raises:
             MigrationError: It failed; the source still has its guest, unless it sends without a
                 return path and was done.
+            PeerError: It failed; with `after_switchover` the file is there, and the source may or
+                may not know.
         """
         if not isinstance(self._incoming, Listener):
             self._run(self._incoming, None)
             return
         with self._incoming.accept() as channel:
-            channel.limit_sending()
             try:
                 self._run(channel, self._incoming)
             finally:
@@ -102,6 +103,8 @@ class ParkingDestination:
                     other.close()
 
     def _run(self, channel: Channel, listener: Listener | None) -> None:
+        if isinstance(channel, Connection):
+            channel.limit_sending()
         self._progress.start()
         self._progress.enter(MigrationStatus.ACTIVE)
         load = self._loader.load
@@ -110,8 +113,7 @@ class ParkingDestination:
             if self._wait(channel, listener):
                 self._receive(channel)
         self._write_output()
-        if self._return_path.state == ReturnPathState.OPEN:
-            channel.send([self._return_path.shut()])
+        self._hand_over(channel)
         self._progress.enter(MigrationStatus.COMPLETED)
 
     def _receive(self, channel: Channel) -> None:
@@ -190,8 +192,9 @@ class ParkingDestination:
             if Capability.SWITCHOVER_ACK in self._options.capabilities:
                 self._warn(
                     f"machine type '{machine}' does not tell the mode of SWITCHOVER_ACK; legacy is "
-                    "assumed, and if that is wrong a QEMU 11.1 or newer source fails with "
-                    "'Switchover ack pending num underflowed': use --switchover-ack-mode per-device"
+                    "assumed, and if that is wrong a source of QEMU 11.1 or newer stays active or "
+                    "fails, with the error 'Switchover ack pending num underflowed': then use "
+                    "--switchover-ack-mode per-device"
                 )
         self._progress.ack_mode = mode
 
@@ -236,4 +239,32 @@ class ParkingDestination:
         )
         for written in buffers:
             self._output.send(written)
-        self._output.finish()
+
+    def _hand_over(self, channel: Channel) -> None:
+        """Gives the file its name, and says so to the source, which must be there to hear it."""
+        if self._return_path.state == ReturnPathState.OPEN and _has_left(channel):
+            raise PeerError(
+                f"{channel.name}: the source left before it was told that its guest is here"
+            )
+        try:
+            self._output.finish()
+            if self._return_path.state == ReturnPathState.OPEN:
+                channel.send([self._return_path.shut()])
+        except BaseException as error:
+            if not self._output.is_finished:
+                raise
+            unsure = (
+                f"{self._output.name} holds the whole guest, but its source may not know: look "
+                "whether it runs there before the file is used"
+            )
+            if isinstance(error, ChannelError):
+                raise PeerError(f"{error}; {unsure}", after_switchover=True) from error
+            error.add_note(unsure)
+            raise
+
+
+def _has_left(channel: Channel) -> bool:
+    """Whether the connection is over already, seen without waiting."""
+    if not isinstance(channel, Connection):
+        return False
+    return bool(wait_readable([channel.fileno()], 0)) and not channel.peek(1)

@@ -31,7 +31,7 @@ def save_guest(
             bring the stream; once it is END, whoever reads them may have a whole guest.
         progress: Where pages are counted.
         opens_return_path: Whether the destination is asked to answer. A channel that goes one way
-            must not ask: QEMU refuses what it cannot answer.
+            must not ask: nobody would hear the answer.
         sends_switchover_start: Whether the destination is told that the machine has stopped.
 
     Yields:

@@ -1,6 +1,7 @@
 """The source of a parked guest: sends it, and waits until the destination says that it has it."""
 
 import time
+from typing import NoReturn
 
 from ..channel.base import Channel
 from ..errors import ChannelError, MigrationError, PeerError
@@ -15,6 +16,11 @@ from ..wire.return_path import ReturnPathMessage, ReturnPathMessageType
 from ..worker import Worker
 from .progress import Progress
 from .save import save_guest
+
+_UNSURE = (
+    "everything was written, and nobody here can know whether the destination runs the guest: look "
+    "there before it is sent again"
+)
 
 
 class ParkedSource:
@@ -61,37 +67,39 @@ class ParkedSource:
         progress.start()
         if not self._channel.has_return_path:
             self._send()
+            progress.enter(MigrationStatus.COMPLETED)
         else:
             worker = Worker("mig/src/return", self._read_return_path)
             try:
                 self._send_and_wait(worker)
+                progress.enter(MigrationStatus.COMPLETED)
+            except KeyboardInterrupt as interrupt:
+                if self.may_run_there:
+                    interrupt.add_note(_UNSURE)
+                raise
             finally:
                 self._channel.shutdown()
                 worker.join()
-        progress.enter(MigrationStatus.COMPLETED)
 
     def _send_and_wait(self, worker: Worker) -> None:
+        # What the return path says counts. Where it ended with SHUT, all is well: a QEMU that wants
+        # no VM description leaves as soon as it has the end mark.
         try:
             self._send()
-        except ChannelError as error:
+        except ChannelError:
             self._channel.shutdown()
-            worker.join()
-            raise self._failure(worker.error or error) from error
         worker.join()
         if worker.error is not None:
-            raise self._failure(worker.error) from worker.error
+            self._fail(worker.error)
 
-    def _failure(self, error: BaseException) -> BaseException:
-        """What to say of an error of either direction; the return path's tells more."""
+    def _fail(self, error: BaseException) -> NoReturn:
         if not isinstance(error, MigrationError):
-            return error
+            raise error
+        # Not even a SHUT that says otherwise settles it: a QEMU that misses no more than the VM
+        # description runs the guest, and says that it failed.
         if self.may_run_there:
-            return PeerError(
-                f"everything was written and no SHUT came ({error}): nobody here can know whether "
-                "the destination runs the guest, so look there before it is sent again",
-                after_switchover=True,
-            )
-        return PeerError(f"{error}; the destination did not get the whole guest")
+            raise PeerError(f"{error}; {_UNSURE}", after_switchover=True) from error
+        raise PeerError(f"{error}; the destination did not get the whole guest") from error
 
     def _send(self) -> None:
         guest, progress = self._guest, self._progress

@@ -36,12 +36,12 @@ class HeldBlock:
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
         try:
             memory = mmap.mmap(-1, block.used_length, flags=flags)
-        except OSError as error:
+            self.populated: NDArray[np.bool_] = np.zeros(block.page_count, np.bool_)
+        except (OSError, OverflowError, MemoryError) as error:
             raise GuestError(
                 f"RAM block '{block.idstr}' of {block.used_length} bytes does not fit in memory"
             ) from error
         self.memory: Bytes = np.frombuffer(memory, np.uint8).reshape(-1, TARGET_PAGE_SIZE)
-        self.populated: NDArray[np.bool_] = np.zeros(block.page_count, np.bool_)
 
     def store_pages(self, run: PageRun) -> None:
         """Takes pages with their content."""
