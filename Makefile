@@ -1,0 +1,53 @@
+# `make demo`: a guest of a real QEMU is held by us and goes on in another QEMU.
+# `make test`: all tests. As root on Debian it also installs the QEMUs and the guest kernel.
+# Both do all the set-up they need, in .venv and in the peers directory; `make help` lists the rest.
+
+VENV   := .venv
+PYTHON := $(VENV)/bin/python
+PEERS  ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/switchover/peers
+export SWITCHOVER_PEERS := $(PEERS)
+
+# REQUIRE=1 makes a missing peer a failure instead of a skipped test.
+PYTEST_FLAGS := $(if $(REQUIRE),--peers-required)
+
+.PHONY: help demo test unit compat lint peers clean
+.DEFAULT_GOAL := help
+
+help:  ## what can be made
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+
+demo: $(VENV)/installed  ## a QEMU's guest is held and goes on in another QEMU
+	@tools/peers "$(PEERS)" 10.0
+	@$(PYTHON) tools/demo.py --peers-dir "$(PEERS)"
+
+test: $(VENV)/installed lint  ## all tests; what is missing for some of them is said
+	@tools/peers "$(PEERS)" || $(if $(REQUIRE),exit 1,true)
+	$(PYTHON) tools/own_coverage.py
+	$(PYTHON) -m pytest --peers-dir "$(PEERS)" $(PYTEST_FLAGS)
+
+unit: $(VENV)/installed  ## the tests that need no QEMU
+	$(PYTHON) -m pytest -m "not compat"
+
+compat: $(VENV)/installed  ## the tests against real QEMUs
+	@tools/peers "$(PEERS)"
+	$(PYTHON) -m pytest -m compat --peers-dir "$(PEERS)" --peers-required
+
+lint: $(VENV)/installed  ## format, lint and types
+	$(VENV)/bin/ruff format --check --quiet
+	$(VENV)/bin/ruff check --quiet
+	$(VENV)/bin/mypy
+
+peers:  ## install the QEMUs and the guest kernel (Debian, root)
+	@tools/peers "$(PEERS)"
+
+# pip of Debian 12 knows no dependency groups, hence the newer one.
+$(VENV)/installed: pyproject.toml
+	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	    || { echo "Python 3.11 or newer is needed, this is $$(python3 --version)" >&2; exit 1; }
+	python3 -m venv $(VENV)
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --editable '.[testing]' --group dev
+	@touch $@
+
+clean:  ## remove what was made in this directory
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
