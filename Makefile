@@ -23,14 +23,14 @@ demo: $(VENV)/installed  ## a QEMU's guest is held and goes on in another QEMU
 test: $(VENV)/installed lint  ## all tests; what is missing for some of them is said
 	@tools/peers "$(PEERS)" || $(if $(REQUIRE),exit 1,true)
 	$(PYTHON) tools/own_coverage.py
-	$(PYTHON) -m pytest --peers-dir "$(PEERS)" $(PYTEST_FLAGS)
+	$(PYTHON) -m pytest --peers-dir="$(PEERS)" $(PYTEST_FLAGS)
 
 unit: $(VENV)/installed  ## the tests that need no QEMU
 	$(PYTHON) -m pytest -m "not compat"
 
 compat: $(VENV)/installed  ## the tests against real QEMUs
 	@tools/peers "$(PEERS)"
-	$(PYTHON) -m pytest -m compat --peers-dir "$(PEERS)" --peers-required
+	$(PYTHON) -m pytest -m compat --peers-dir="$(PEERS)" --peers-required
 
 lint: $(VENV)/installed  ## format, lint and types
 	$(VENV)/bin/ruff format --check --quiet
