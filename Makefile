@@ -1,4 +1,4 @@
-# `make demo`: a guest of a real QEMU is held by us and goes on in another QEMU.
+# `make demo`: a running machine moves between two processes, without and with switchover-ack.
 # `make test`: all tests. As root on Debian it also installs the QEMUs and the guest kernel.
 # Both do all the set-up they need, in .venv and in the peers directory; `make help` lists the rest.
 
@@ -10,15 +10,18 @@ export SWITCHOVER_PEERS := $(PEERS)
 # REQUIRE=1 makes a missing peer a failure instead of a skipped test.
 PYTEST_FLAGS := $(if $(REQUIRE),--peers-required)
 
-.PHONY: help demo test unit compat lint peers clean
+.PHONY: help demo demo-qemu test unit compat lint peers clean
 .DEFAULT_GOAL := help
 
 help:  ## what can be made
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
-demo: $(VENV)/installed  ## a QEMU's guest is held and goes on in another QEMU
+demo: $(VENV)/installed  ## a running machine moves, without and with switchover-ack
+	@$(VENV)/bin/switchover demo
+
+demo-qemu: $(VENV)/installed  ## a QEMU's guest is held by us and goes on in another QEMU
 	@tools/peers "$(PEERS)" 10.0
-	@$(PYTHON) tools/demo.py --peers-dir "$(PEERS)"
+	@$(PYTHON) tools/demo_qemu.py --peers-dir "$(PEERS)"
 
 test: $(VENV)/installed lint  ## all tests; what is missing for some of them is said
 	@tools/peers "$(PEERS)" || $(if $(REQUIRE),exit 1,true)

@@ -29,8 +29,9 @@ MAY_IMPORT = {
     "engine": MACHINE | {"protocol", "wire", "channel", "tracker", "guest"},
     "analyze": GROUND | {"protocol"},
     "qmp": MACHINE | {"engine"},
+    "demo": MACHINE | {"channel", "guest", "engine"},
     "testing": MACHINE | {"protocol", "wire", "channel", "tracker", "guest", "kernel", "engine"},
-    "cli": MACHINE | {"qmp", "analyze", "engine", "channel", "tracker", "guest"},
+    "cli": MACHINE | {"qmp", "analyze", "demo", "engine", "channel", "tracker", "guest"},
 }
 PURE = ("model", "wire", "protocol")
 IMPURE = {

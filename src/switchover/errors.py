@@ -5,6 +5,7 @@
     |   |-- TruncatedStream    the stream ended inside something
     |   `-- UnsupportedStream  right in QEMU, not here; says which capability or version
     |-- UsageError             our own caller asked for what cannot be
+    |-- CompatibilityError     both sides make sense, but differ: machine, RAM blocks, devices
     |-- PeerError              the other side failed or left; .after_switchover tells who may run
     |-- ChannelError           the pipe broke, or could not be opened; __cause__ is the OSError
     |-- KernelError            a call we need is refused or missing; .call, .errno
@@ -57,6 +58,10 @@ class UnsupportedStream(StreamError):
 
 class UsageError(MigrationError):
     """The caller asked for something that cannot be, whatever the peer does."""
+
+
+class CompatibilityError(MigrationError):
+    """The stream makes sense, but is of another machine than the one that is to take it."""
 
 
 class PeerError(MigrationError):

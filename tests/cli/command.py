@@ -22,6 +22,12 @@ KEYS = {
     "devices",
     "total_ms",
     "error",
+    "remaining_bytes",
+    "bandwidth",
+    "dirty_sync_count",
+    "tracking",
+    "ack_wait_ms",
+    "downtime_ms",
 }
 """Those of the JSON object, whatever happened."""
 

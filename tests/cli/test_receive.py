@@ -143,6 +143,7 @@ def test_signal_does_not_wait_for_a_command(tmp_path: Path) -> None:
     output = str(tmp_path / "guest")
     with start("receive", command, "--output", output, "--json") as running:
         assert pipe.read_text() == "here\n"
+        assert running.read_line().startswith("active: ")
         running.process.send_signal(signal.SIGTERM)
         done = running.wait()
     assert done.exit_code == 1

@@ -226,6 +226,7 @@ def test_signal_does_not_wait_for_a_command(tmp_path: Path) -> None:
     parked = park(tmp_path / "guest", pages=1000)
     command = f"exec:head -c 1000 > {pipe}; exec sleep 1000"
     with start("send", str(parked), command, "--json") as running:
+        assert running.read_line().startswith("active: ")
         assert len(pipe.read_bytes()) == 1000
         running.process.send_signal(signal.SIGTERM)
         done = running.wait()

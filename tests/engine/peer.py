@@ -7,7 +7,7 @@ QEMU would send and read, in whatever order and as far as a test wants it.
 import os
 import socket
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,8 @@ import numpy as np
 from switchover.channel.base import Channel
 from switchover.channel.connection import Connection, Listener
 from switchover.channel.file import AtomicFile, open_file
-from switchover.engine.destination import ParkingDestination, ReceiveOptions
+from switchover.engine.destination import ParkingDestination
+from switchover.engine.incoming import ReceiveOptions
 from switchover.engine.load import load_guest
 from switchover.engine.progress import Progress
 from switchover.engine.source import ParkedSource
@@ -225,7 +226,8 @@ class PeerSocket:
 
     def leave(self) -> None:
         """Sends nothing more, but goes on reading."""
-        self.socket.shutdown(socket.SHUT_WR)
+        with suppress(OSError):  # The other side may have gone before.
+            self.socket.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
         """Goes away."""

@@ -34,8 +34,8 @@ from switchover.channel.base import wait_readable
 from switchover.channel.connection import Connection, Listener
 from switchover.channel.exec import ExecChannel
 from switchover.channel.file import AtomicFile, DescriptorChannel, open_file
-from switchover.engine import destination
-from switchover.engine.destination import ReceiveOptions
+from switchover.engine import incoming as destination
+from switchover.engine.incoming import ReceiveOptions
 from switchover.errors import (
     ChannelError,
     MigrationError,

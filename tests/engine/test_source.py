@@ -27,7 +27,7 @@ from switchover.channel.base import Buffer
 from switchover.channel.connection import Connection, Listener, connect
 from switchover.channel.exec import ExecChannel
 from switchover.channel.file import AtomicFile, DescriptorChannel, open_file
-from switchover.engine.destination import ReceiveOptions
+from switchover.engine.incoming import ReceiveOptions
 from switchover.engine.load import GuestLoader
 from switchover.engine.progress import Progress
 from switchover.engine.source import ParkedSource

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from switchover.errors import GuestError
-from switchover.guest.parked import HeldBlock, ParkedGuest
+from switchover.guest.parked import ParkedGuest
+from switchover.guest.ram import HeldBlock
 from switchover.model.configuration import Configuration
 from switchover.model.ramblock import TARGET_PAGE_SIZE, PageIndices, PageRun, RAMBlock, ZeroRun
 from switchover.model.section import SectionHeader

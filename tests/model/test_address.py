@@ -52,6 +52,7 @@ def test_brackets_around_what_needs_none_are_dropped() -> None:
         ("tcp:host:http", "expected tcp:HOST:PORT"),
         ("tcp:host:-1", "expected tcp:HOST:PORT"),
         ("tcp:host:65536", "expected tcp:HOST:PORT"),
+        ("tcp:host:" + "9" * 5000, "expected tcp:HOST:PORT"),
         ("tcp:::1:4444", "an IPv6 host stands in brackets"),
         ("tcp:[::1:4444", "an IPv6 host stands in brackets"),
         ("fd:", "expected fd:NUMBER"),

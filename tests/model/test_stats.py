@@ -36,6 +36,12 @@ def test_a_report_goes_into_json_with_every_part_of_it() -> None:
         "devices": [{"name": "timer", "instance_id": 0, "version_id": 2, "size": 24}],
         "total_ms": 7.25,
         "error": None,
+        "remaining_bytes": 0,
+        "bandwidth": 0,
+        "dirty_sync_count": 0,
+        "tracking": None,
+        "ack_wait_ms": None,
+        "downtime_ms": None,
     }
 
 

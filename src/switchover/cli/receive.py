@@ -10,7 +10,8 @@ from typer import Argument, Option
 from ..channel.connection import Listener
 from ..channel.file import AtomicFile
 from ..channel.open import open_incoming
-from ..engine.destination import ParkingDestination, ReceiveOptions
+from ..engine.destination import ParkingDestination
+from ..engine.incoming import ReceiveOptions
 from ..engine.progress import Progress
 from ..errors import UsageError
 from ..model.address import parse_address

@@ -1,14 +1,15 @@
 """From a stream to a guest that is held."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from ..channel.base import Channel
 from ..errors import MigrationError
 from ..guest.parked import ParkedGuest
+from ..guest.ram import HeldBlock
 from ..model.configuration import Configuration
 from ..model.ramblock import PageRun, RAMBlocksListed, ZeroRun
-from ..model.section import SectionHeader
+from ..model.section import LiveParser, SectionHeader
 from ..protocol.event import (
     NEED_DATA,
     Configured,
@@ -26,22 +27,20 @@ PHYSICAL_RAM_BYTES = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 """This machine's memory: a guest with more RAM cannot be held here."""
 
 
-class GuestLoader:
-    """Fills a guest from a stream, a piece at a time.
+class StreamLoader:
+    """Takes a stream in, a piece at a time; a subclass knows what becomes of it.
 
     Args:
-        max_ram_bytes: A source that announces more RAM is refused before any is reserved.
+        parsers: One for each live section that is welcome.
         progress: Where it is counted.
 
     Attributes:
         load: The stream's protocol.
     """
 
-    def __init__(self, max_ram_bytes: int, progress: Progress) -> None:
-        self.load = LoadVM([RAMParser(max_ram_bytes)])
+    def __init__(self, parsers: Iterable[LiveParser], progress: Progress) -> None:
+        self.load = LoadVM(parsers)
         self._progress = progress
-        self._configuration: Configuration | None = None
-        self._guest: ParkedGuest | None = None
 
     def receive(self, channel: Channel) -> Iterator[Event]:
         """Reads once from the channel and takes in what that brought.
@@ -60,6 +59,33 @@ class GuestLoader:
             yield event
         self._progress.tick()
 
+    def _apply(self, event: Event) -> None:
+        """Takes in what an event holds; views in it are valid until the next one only."""
+        raise NotImplementedError
+
+    def _store(self, block: HeldBlock, run: PageRun | ZeroRun) -> None:
+        """Puts pages into their block and counts them."""
+        if isinstance(run, PageRun):
+            block.store_pages(run)
+            self._progress.pages += len(run)
+        else:
+            block.store_zeros(run)
+            self._progress.zero_pages += len(run)
+
+
+class GuestLoader(StreamLoader):
+    """Fills a guest that is held, whatever machine it is.
+
+    Args:
+        max_ram_bytes: A source that announces more RAM is refused before any is reserved.
+        progress: Where it is counted.
+    """
+
+    def __init__(self, max_ram_bytes: int, progress: Progress) -> None:
+        super().__init__([RAMParser(max_ram_bytes)], progress)
+        self._configuration: Configuration | None = None
+        self._guest: ParkedGuest | None = None
+
     @property
     def guest(self) -> ParkedGuest:
         """The guest, whose RAM is there once the block list has come."""
@@ -69,12 +95,8 @@ class GuestLoader:
 
     def _apply(self, event: Event) -> None:
         match event:
-            case SectionItem(item=PageRun() as run):
-                self.guest.blocks[run.block.idstr].store_pages(run)
-                self._progress.pages += len(run)
-            case SectionItem(item=ZeroRun() as run):
-                self.guest.blocks[run.block.idstr].store_zeros(run)
-                self._progress.zero_pages += len(run)
+            case SectionItem(item=PageRun() | ZeroRun() as run):
+                self._store(self.guest.blocks[run.block.idstr], run)
             case SectionItem(header=header, item=RAMBlocksListed() as listed):
                 self._reserve(header, listed)
             case SectionStarted(has_footers=has_footers):

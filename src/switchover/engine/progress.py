@@ -32,6 +32,11 @@ class Progress:
         ack_sent_ns: When it was.
         ack_received_ns: When it was received.
         devices: The device sections.
+        remaining_bytes: What the source has left to send.
+        bandwidth: Bytes a second.
+        dirty_sync_count: How often the source looked for what was written.
+        tracking: How it knows.
+        stopping_ns: When the source was about to stop its guest, monotonic.
     """
 
     def __init__(self, observer: Observer | None = None) -> None:
@@ -46,6 +51,13 @@ class Progress:
         self.ack_sent_ns: int | None = None
         self.ack_received_ns: int | None = None
         self.devices: DeviceState | None = None
+        self.remaining_bytes = 0
+        self.bandwidth = 0
+        self.dirty_sync_count = 0
+        self.tracking: str | None = None
+        self._waiting_ns: int | None = None
+        self.stopping_ns: int | None = None
+        self._stopped_ns: int | None = None
         self._observer = observer
         self._start_ns = time.monotonic_ns()
         self._shown_ns = self._start_ns
@@ -59,6 +71,19 @@ class Progress:
         if status != self.status:
             self.status = status
             self._show()
+
+    def waiting_for_ack(self) -> None:
+        """Nothing but the ACK keeps the source from stopping its guest."""
+        if self._waiting_ns is None:
+            self._waiting_ns = time.monotonic_ns()
+
+    def stopping(self) -> None:
+        """The source is about to stop its guest."""
+        self.stopping_ns = time.monotonic_ns()
+
+    def stopped(self) -> None:
+        """The migration is over: the destination has the guest, or it goes on at its source."""
+        self._stopped_ns = time.monotonic_ns()
 
     def tick(self) -> None:
         """Something moved; the observer is told now and then."""
@@ -97,7 +122,17 @@ class Progress:
             ),
             total_ms=self._since_start_ms(time.monotonic_ns()) or 0.0,
             error=None if error is None else str(error),
+            remaining_bytes=self.remaining_bytes,
+            bandwidth=self.bandwidth,
+            dirty_sync_count=self.dirty_sync_count,
+            tracking=self.tracking,
+            ack_wait_ms=_span_ms(self._waiting_ns, self.stopping_ns),
+            downtime_ms=_span_ms(self.stopping_ns, self._stopped_ns),
         )
 
     def _since_start_ms(self, now_ns: int | None) -> float | None:
         return None if now_ns is None else round((now_ns - self._start_ns) / 1e6, 3)
+
+
+def _span_ms(began: int | None, ended: int | None) -> float | None:
+    return None if began is None or ended is None else round((ended - began) / 1e6, 3)

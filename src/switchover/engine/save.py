@@ -5,8 +5,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from ..errors import GuestError
-from ..guest.parked import HeldBlock, ParkedGuest
-from ..model.ramblock import PageIndices, PageRun, ZeroRun
+from ..guest.parked import ParkedGuest
+from ..guest.ram import HeldBlock
+from ..model.ramblock import PageRun, ZeroRun, page_indices
 from ..protocol.savevm import Buffers, SaveVM
 from ..wire.command import Command, CommandMessage, ping
 from ..wire.ram import EMPTY_BODY, MAX_RUN, RAMEncoder
@@ -67,7 +68,7 @@ def _save_block(held: HeldBlock, ram: RAMEncoder, progress: Progress) -> Iterato
         body: Buffers = []
         pages = np.flatnonzero(populated) + first
         if len(pages):
-            where = _as_indices(pages)
+            where = page_indices(pages)
             body += ram.pages(PageRun(held.block, where, held.memory[where]))
         zeros = np.flatnonzero(~populated) + first
         if len(zeros):
@@ -75,9 +76,3 @@ def _save_block(held: HeldBlock, ram: RAMEncoder, progress: Progress) -> Iterato
         progress.pages += len(pages)
         progress.zero_pages += len(zeros)
         yield body
-
-
-def _as_indices(indices: np.ndarray[tuple[int], np.dtype[np.int64]]) -> PageIndices:
-    """A slice where it serves, so that the pages are a view and not a copy."""
-    first, last = int(indices[0]), int(indices[-1])
-    return slice(first, last + 1) if last - first + 1 == len(indices) else indices

@@ -1,10 +1,12 @@
 """Where a stream goes to or comes from: QEMU's migration URIs."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..errors import UsageError
 
+_PORT = re.compile(r"[0-9]{1,5}")
 _FD_DIGITS = 9
 """No process has more open files than that."""
 
@@ -96,7 +98,7 @@ def parse_address(uri: str) -> MigrationAddress:
 
 def _parse_inet(uri: str, rest: str) -> InetAddress:
     host, colon, port = rest.rpartition(":")
-    if not colon or not port.isdecimal() or int(port) > 65535:
+    if not colon or not _PORT.fullmatch(port) or int(port) > 65535:
         raise UsageError(f"{uri!r} is not a migration URI: expected tcp:HOST:PORT")
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]

@@ -16,6 +16,14 @@ PageIndices = slice | NDArray[np.int64]
 """Numbers of pages in a block, counted from 0: consecutive ones as a slice with both ends set."""
 
 
+def page_indices(indices: NDArray[np.int64]) -> PageIndices:
+    """The same numbers, as a slice where they are consecutive, so that pages are a view."""
+    first, count = int(indices[0]), len(indices)
+    if int(indices[-1]) == first + count - 1 and bool((np.diff(indices) == 1).all()):
+        return slice(first, first + count)
+    return indices
+
+
 @dataclass(frozen=True, slots=True)
 class RAMBlock:
     """A named stretch of a machine's RAM.

@@ -56,6 +56,13 @@ class TransferReport:
         devices: The device sections.
         total_ms: Time since the connection.
         error: Why it failed.
+        remaining_bytes: What the source has left to send, as far as it knows.
+        bandwidth: Bytes a second, as the source last measured.
+        dirty_sync_count: How often the source looked for what was written.
+        tracking: How the source knows what is written, and why so.
+        ack_wait_ms: How long the guest ran on only because the ACK was waited for.
+        downtime_ms: How long the source's guest was stopped before the destination had it; None
+            where it was not.
     """
 
     status: MigrationStatus
@@ -68,6 +75,12 @@ class TransferReport:
     devices: tuple[DeviceReport, ...]
     total_ms: float
     error: str | None = None
+    remaining_bytes: int = 0
+    bandwidth: int = 0
+    dirty_sync_count: int = 0
+    tracking: str | None = None
+    ack_wait_ms: float | None = None
+    downtime_ms: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The same as plain data, for JSON."""

@@ -22,6 +22,7 @@ from ..model.ramblock import (
     RAMBlock,
     RAMBlocksListed,
     ZeroRun,
+    page_indices,
 )
 from ..model.section import Parsed, SectionType
 from .cursor import Cursor, counted_string, u64
@@ -221,7 +222,7 @@ def _run(
             expected=f"an offset below {block.used_length:#x}",
             got=f"{int(indices[position]) << TARGET_PAGE_BITS:#x}",
         )
-    where = _as_slice(indices)
+    where = page_indices(indices)
     if kind == PageFlag.PAGE:
         return PageRun(block, where, rows)
     fill = rows.ravel()
@@ -234,14 +235,6 @@ def _run(
             got=int(fill[position]),
         )
     return ZeroRun(block, where)
-
-
-def _as_slice(indices: NDArray[np.int64]) -> PageIndices:
-    """The same numbers, as a slice where they are consecutive."""
-    first, count = int(indices[0]), len(indices)
-    if int(indices[-1]) == first + count - 1 and bool((np.diff(indices) == 1).all()):
-        return slice(first, first + count)
-    return indices
 
 
 class RAMEncoder:

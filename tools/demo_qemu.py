@@ -1,4 +1,4 @@
-"""A guest of a real QEMU is held by us, and goes on in another QEMU: what `make demo` shows.
+"""A guest of a real QEMU is held by us, and goes on in another QEMU: what `make demo-qemu` shows.
 
 It runs the same commands as a user would, and checks what the guest itself can tell: that it ran
 until the ACK, that its memory is what it wrote, and that it counts on without a gap.

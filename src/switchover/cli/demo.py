@@ -1,0 +1,104 @@
+"""`switchover demo`: the main job on what comes with the package, and a table of it."""
+
+import json as json_module
+import sys
+from typing import Annotated
+
+from rich.console import Console
+from rich.table import Table
+from typer import Exit, Option
+
+from ..demo import DemoRun, run_demo
+from .console import fail, say
+from .values import parse_size, parse_time
+
+FAILED = 1
+
+
+def demo(
+    state: Annotated[
+        int,
+        Option(
+            metavar="SIZE",
+            parser=parse_size,
+            help="The simulated device's state, all of it initial data.",
+        ),
+    ] = "300M",  # type: ignore[assignment]
+    allocate: Annotated[
+        int,
+        Option(
+            metavar="TIME",
+            parser=parse_time,
+            help="How long the destination takes to allocate for it: 1480ms, 1.5s.",
+        ),
+    ] = "1480ms",  # type: ignore[assignment]
+    json: Annotated[bool, Option("--json", help="Print the result as one JSON object.")] = False,
+) -> None:
+    """Move a running machine between two processes, without switchover-ack and with it.
+
+    The machine comes with the package and really runs; no QEMU is needed. Its device is simulated:
+    when its initial data has arrived the destination allocates, which takes the time that
+    --allocate says. The 1480 ms are the difference between QEMU's own two figures for a network
+    device with 300 MB of state: 1900 ms of downtime without the ACK, 420 ms with it.
+    """
+    say("A machine runs in one process and goes on in another. Its device is simulated.")
+    runs = list(run_demo(state, allocate, lambda text: say(f"moving: {text} …")))
+    if json:
+        json_module.dump({"runs": [run.as_dict() for run in runs]}, sys.stdout, indent=2)
+        sys.stdout.write("\n")
+    else:
+        _show(runs)
+    for reason in _failures(runs):
+        fail(reason)
+    if any(_failures(runs)):
+        raise Exit(FAILED)
+
+
+def _failures(runs: list[DemoRun]) -> list[str]:
+    """What did not go as it must."""
+    reasons = [
+        f"{run.workload} guest, switchover-ack {_on(run)}: {run.error or 'not moved whole'}"
+        for run in runs
+        if not run.is_right
+    ]
+    first = runs[0]
+    if first.is_right and not first.allocated_after_stop:
+        reasons.append("without the ACK the allocation fell before the stop: there is no effect")
+    return reasons
+
+
+def _on(run: DemoRun) -> str:
+    return "on" if run.switchover_ack else "off"
+
+
+def _show(runs: list[DemoRun]) -> None:
+    table = Table(title="One machine, moved three times. Times in ms.", title_justify="left")
+    table.add_column("guest")
+    for name in (
+        *("waits\nfor ACK", "total\ntime", "downtime,\nsource", "downtime,\nguest"),
+        *("ACK\nwait", "MiB\nsent", "memory,\nticks"),
+    ):
+        table.add_column(name, justify="right")
+    for run in runs:
+        table.add_row(
+            run.workload,
+            _on(run),
+            *map(_ms, (run.total_ms, run.downtime_ms, run.guest_downtime_ms, run.ack_wait_ms)),
+            f"{run.transferred_bytes / 2**20:.0f}",
+            "right" if run.is_right else "WRONG",
+        )
+    console = Console(highlight=False)
+    console.print(table)
+    console.print(
+        "Without the ACK the idle guest stands still while the destination allocates; with it the "
+        "allocation is over before the guest is stopped."
+    )
+    console.print(
+        "The busy guest hides the effect: it dirties more than goes in the downtime limit, so the "
+        "source goes on sending; the destination, busy allocating, does not read, the socket "
+        "fills, and the source stalls with its guest running."
+    )
+
+
+def _ms(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0f}"

@@ -1,0 +1,187 @@
+"""The destination of a guest that runs on here.
+
+The guest is this process's own: its RAM blocks and devices must be those of the stream. It runs
+only behind SHUT, so that it never runs on two sides.
+"""
+
+import os
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from functools import partial
+
+from ..channel.base import Channel
+from ..channel.connection import Listener
+from ..errors import CompatibilityError, GuestError, StreamError
+from ..guest.base import Guest, LiveDevice
+from ..guest.globalstate import GlobalState
+from ..guest.ram import HeldBlock
+from ..model.device import DeviceSection, DeviceState
+from ..model.ramblock import PageRun, RAMBlock, RAMBlocksListed, ZeroRun
+from ..protocol.event import Configured, Event, SectionItem, StreamEnded
+from ..wire.cursor import Cursor
+from ..wire.prefixed import PrefixedParser
+from ..wire.ram import RAMParser
+from ..wire.vmstate import decode_vmstate
+from .incoming import IncomingMigration, ReceiveOptions
+from .load import StreamLoader
+from .progress import Progress
+
+
+class ArrivalLoader(StreamLoader):
+    """Fills a guest of this process.
+
+    Args:
+        guest: The guest, which is stopped.
+        ready: Called with a live device when the source may stop the guest as far as that goes;
+            from any thread.
+        progress: Where it is counted.
+
+    Attributes:
+        was_running: Whether the guest ran at its source.
+    """
+
+    def __init__(
+        self, guest: Guest, ready: Callable[[LiveDevice], None], progress: Progress
+    ) -> None:
+        self._guest = guest
+        self._ready = ready
+        self._live = {device.idstr: device for device in guest.live_devices}
+        parsers = [
+            device.parser() or PrefixedParser(device.idstr, device.version_id)
+            for device in guest.live_devices
+        ]
+        ram_bytes = sum(ram.block.used_length for ram in guest.ram)
+        super().__init__([RAMParser(ram_bytes), *parsers], progress)
+        self._blocks = {ram.block.idstr: HeldBlock(ram.block, ram.memory) for ram in guest.ram}
+        self._global_state = GlobalState()
+        for device in guest.live_devices:
+            device.load_setup()
+
+    @property
+    def was_running(self) -> bool:
+        """Whether the guest ran at its source."""
+        return self._global_state.was_running
+
+    def _apply(self, event: Event) -> None:
+        match event:
+            case SectionItem(item=PageRun() | ZeroRun() as run):
+                self._store(self._blocks[run.block.idstr], run)
+            case SectionItem(item=RAMBlocksListed(blocks=blocks)):
+                self._check_blocks(blocks)
+            case SectionItem(header=header, item=piece):
+                device = self._live[header.idstr]
+                if piece:
+                    device.load(piece, partial(self._ready, device))
+            case Configured(configuration=configuration):
+                machine = None if configuration is None else configuration.machine
+                self._progress.machine = machine
+                if machine != self._guest.machine:
+                    raise CompatibilityError(
+                        f"the machine type: expected '{self._guest.machine}', got '{machine}'"
+                    )
+            case StreamEnded(devices=devices):
+                self._progress.devices = devices
+                self._load_devices(devices)
+
+    def _check_blocks(self, blocks: Sequence[RAMBlock]) -> None:
+        expected = {held.block.idstr: held.block for held in self._blocks.values()}
+        if {block.idstr: block for block in blocks} != expected:
+            raise CompatibilityError(
+                f"the RAM blocks: expected {_named(expected.values())}, got {_named(blocks)}"
+            )
+        self._progress.ram_bytes = sum(block.used_length for block in blocks)
+
+    def _load_devices(self, state: DeviceState) -> None:
+        devices = {device.idstr: device for device in (*self._guest.devices, self._global_state)}
+        for section in state.sections:
+            device = devices.pop(section.header.idstr, None)
+            if device is None or section.header.instance_id != 0:
+                raise CompatibilityError(
+                    f"device '{section.header.idstr}' instance {section.header.instance_id} is "
+                    "not in this machine"
+                )
+            body = state.data[section.start : section.start + section.size]
+            cursor = Cursor(body, section.start)
+            values = decode_vmstate(device.description, cursor, section.header.version_id)
+            _check_used(cursor, section)
+            device.load(values)
+        if devices:
+            raise CompatibilityError(f"the stream lacks device {' and '.join(devices)}")
+        for live_device in self._guest.live_devices:
+            live_device.load_complete()
+
+
+def _check_used(cursor: Cursor, section: DeviceSection) -> None:
+    if cursor.remaining:
+        raise StreamError(
+            f"device '{section.header.idstr}' has more state than its layout",
+            offset=cursor.offset,
+            expected=f"{section.size - cursor.remaining} bytes",
+            got=section.size,
+        )
+
+
+def _named(blocks: Iterable[RAMBlock]) -> str:
+    return ", ".join(f"'{block.idstr}' of {block.used_length} bytes" for block in blocks)
+
+
+class ArrivingDestination(IncomingMigration):
+    """Receives one guest, which then runs here if it ran there.
+
+    Args:
+        guest: The guest, which is stopped. It belongs to the migration until `run` returns.
+        incoming: Where it comes from.
+        options: How to behave.
+        progress: Where it is counted.
+        warn: Told, in a sentence, what is odd but not wrong.
+    """
+
+    def __init__(
+        self,
+        guest: Guest,
+        incoming: Channel | Listener,
+        options: ReceiveOptions,
+        progress: Progress,
+        warn: Callable[[str], None],
+    ) -> None:
+        if guest.is_running:
+            raise GuestError("a guest that runs cannot receive another")
+        self._arrival = ArrivalLoader(guest, self._mark_ready, progress)
+        super().__init__(incoming, self._arrival, options, progress, warn)
+        self._guest = guest
+        self._not_ready = {
+            device.idstr for device in guest.live_devices if device.wants_switchover_ack
+        }
+        self._not_ready_lock = threading.Lock()
+        self._wake_fileno = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+
+    def run(self) -> None:
+        """See IncomingMigration."""
+        try:
+            super().run()
+        finally:
+            with self._not_ready_lock:
+                os.close(self._wake_fileno)
+                self._wake_fileno = -1
+
+    def _mark_ready(self, device: LiveDevice) -> None:
+        """A device is ready for the switchover; from any thread."""
+        with self._not_ready_lock:
+            self._not_ready.discard(device.idstr)
+            if self._wake_fileno >= 0:
+                os.eventfd_write(self._wake_fileno, 1)
+
+    def _pending_acks(self) -> int:
+        with suppress(BlockingIOError):
+            os.eventfd_read(self._wake_fileno)
+        return len(self._not_ready)
+
+    def _wake_filenos(self) -> Sequence[int]:
+        return (self._wake_fileno,)
+
+    def _take_over(self, channel: Channel) -> None:
+        self._check_source(channel)
+        self._shut(channel)
+        if self._arrival.was_running:
+            self._guest.cont()

@@ -1,0 +1,96 @@
+"""When a source may stop its machine, in invented time."""
+
+from switchover.protocol.convergence import WINDOW_NS, Convergence
+
+MS = 1_000_000
+START = 7_000 * MS
+
+
+def measured(*, wire_bytes: int = 100_000_000, downtime_limit_ms: int = 300) -> Convergence:
+    """A source that the line held back while it sent so much in its first window."""
+    convergence = Convergence(0, downtime_limit_ms, START)
+    convergence.sent(wire_bytes, WINDOW_NS, START)
+    convergence.sent(0, 0, START + WINDOW_NS)
+    return convergence
+
+
+def test_nothing_is_known_in_the_beginning() -> None:
+    convergence = Convergence(0, 300, START)
+    assert convergence.bandwidth == 0
+    assert convergence.threshold_bytes == 0
+
+
+def test_a_window_is_measured_when_the_next_one_begins() -> None:
+    convergence = Convergence(0, 300, START)
+    convergence.sent(1 << 20, 90 * MS, START)
+    convergence.sent(1 << 20, 10 * MS, START + WINDOW_NS - 1)
+    assert convergence.bandwidth == 0
+    convergence.sent(1 << 20, 0, START + WINDOW_NS)
+    assert convergence.bandwidth == 20 << 20
+
+
+def test_a_window_that_the_line_held_back_counts_up_and_down() -> None:
+    convergence = measured(wire_bytes=100 << 20)
+    assert convergence.bandwidth == 1000 << 20
+    convergence.sent(10 << 20, WINDOW_NS // 2, START + WINDOW_NS)
+    convergence.sent(0, 0, START + 2 * WINDOW_NS)
+    assert convergence.bandwidth == 100 << 20
+
+
+def test_a_window_of_waiting_does_not_lower_what_is_known() -> None:
+    convergence = measured(wire_bytes=100 << 20)
+    for window in range(1, 100):
+        convergence.sent(4096, MS, START + window * WINDOW_NS)
+    assert convergence.bandwidth == 1000 << 20
+
+
+def test_a_window_of_waiting_may_raise_what_is_known() -> None:
+    convergence = Convergence(0, 300, START)
+    convergence.sent(1 << 20, MS, START)
+    convergence.sent(0, 0, START + WINDOW_NS)
+    assert convergence.bandwidth == 10 << 20
+
+
+def test_the_threshold_is_what_goes_in_the_downtime() -> None:
+    convergence = measured(wire_bytes=100_000_000)
+    assert convergence.threshold_bytes == 300_000_000
+    convergence.downtime_limit_ms = 100
+    assert convergence.threshold_bytes == 100_000_000
+
+
+def test_without_a_limit_nothing_waits() -> None:
+    assert measured().delay_ns(START) == 0
+
+
+def test_what_was_sent_is_paid_for_in_time() -> None:
+    convergence = Convergence(1_000_000, 300, START)
+    assert convergence.delay_ns(START) == 0
+    convergence.sent(50_000, 0, START)
+    assert convergence.delay_ns(START) == 50 * MS
+    assert convergence.delay_ns(START + 50 * MS) == 0
+    convergence.sent(50_000, 0, START + 50 * MS)
+    assert convergence.delay_ns(START + 50 * MS) == 50 * MS
+
+
+def test_time_in_which_nothing_was_sent_is_not_made_up_for() -> None:
+    convergence = Convergence(1_000_000, 300, START)
+    convergence.sent(50_000, 0, START + 900 * MS)
+    assert convergence.delay_ns(START + 900 * MS) == 50 * MS
+
+
+def test_the_rate_is_kept_over_many_windows() -> None:
+    convergence = Convergence(1_000_000, 300, START)
+    now = START
+    for _ in range(100):
+        now += convergence.delay_ns(now)
+        convergence.sent(40_000, 0, now)
+    assert now - START == 99 * 40 * MS
+
+
+def test_a_limit_that_is_changed_counts_from_the_next_bytes() -> None:
+    convergence = Convergence(1_000_000, 300, START)
+    convergence.max_bandwidth = 500_000
+    convergence.sent(50_000, 0, START)
+    assert convergence.delay_ns(START) == 100 * MS
+    convergence.max_bandwidth = 0
+    assert convergence.delay_ns(START) == 0
