@@ -25,7 +25,6 @@ from .model.address import InetAddress
 from .model.capability import Capability
 from .model.parameter import Parameters
 from .model.status import MigrationStatus
-from .model.switchover import SwitchoverAckMode
 from .worker import Worker
 
 RAM_BYTES = 512 << 20
@@ -245,7 +244,7 @@ def _run_destination(pipe: Pipe, setting: _Setting) -> None:
     device = setting.device()
     machine = setting.machine(device)
     device.state[:] = 0  # it has none yet
-    options = ReceiveOptions(setting.capabilities, ack_mode=SwitchoverAckMode.LEGACY)
+    options = ReceiveOptions(setting.capabilities)
     with Listener(InetAddress("127.0.0.1", 0)) as listener:
         pipe.send(listener.address)
         ArrivingDestination(machine, listener, options, Progress(), lambda _: None).run()

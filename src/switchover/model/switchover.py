@@ -7,6 +7,7 @@ import re
 from enum import StrEnum
 
 _VERSIONED = re.compile(r"pc-(?:i440fx|q35)-(\d+)\.(\d+)")
+_BUILT_IN = re.compile(r"switchover-\d+")
 _FIRST_PER_DEVICE = (11, 1)
 _FIRST_WITH_SWITCHOVER_START = (10, 0)
 
@@ -31,7 +32,12 @@ def machine_version(machine: str) -> tuple[int, int] | None:
 
 
 def switchover_ack_mode(machine: str) -> SwitchoverAckMode | None:
-    """The mode of a QEMU source with that machine type; None where the name does not tell."""
+    """The mode of a source with that machine type; None where the name does not tell.
+
+    The built-in machine's source counts as legacy ones do.
+    """
+    if _BUILT_IN.fullmatch(machine):
+        return SwitchoverAckMode.LEGACY
     version = machine_version(machine)
     if version is None:
         return None
