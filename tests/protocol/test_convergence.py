@@ -94,3 +94,40 @@ def test_a_limit_that_is_changed_counts_from_the_next_bytes() -> None:
     assert convergence.delay_ns(START) == 100 * MS
     convergence.max_bandwidth = 0
     assert convergence.delay_ns(START) == 0
+
+
+def test_a_limit_that_is_changed_changes_the_wait_that_goes_on() -> None:
+    convergence = Convergence(1, 300, START)
+    convergence.sent(50_000, 0, START)
+    assert convergence.delay_ns(START) == 50_000_000 * MS
+    convergence.max_bandwidth = 1_000_000
+    assert convergence.delay_ns(START + 20 * MS) == 30 * MS
+    convergence.max_bandwidth = 0
+    assert convergence.delay_ns(START + 20 * MS) == 0
+
+
+def test_what_goes_at_once_is_a_window_of_the_limit() -> None:
+    assert Convergence(1_000_000, 300, START).slice_bytes == 100_000
+    assert Convergence(0, 300, START).slice_bytes > 1 << 20
+
+
+def test_the_rate_is_within_a_tenth_of_the_limit_in_every_second() -> None:
+    convergence = Convergence(1_000_000, 300, START)
+    now, sent = START, 0
+    while now < START + 20_000 * MS:
+        now += convergence.delay_ns(now)
+        convergence.sent(convergence.slice_bytes, 2 * MS, now)
+        sent += convergence.slice_bytes
+        now += 2 * MS  # What the writing takes is no time lost.
+        seconds = (now - START) / (1000 * MS)
+        assert seconds < 1 or 0.9 <= sent / seconds / 1_000_000 <= 1.101
+
+
+def test_a_window_with_a_pause_does_not_lower_what_is_known_however_long_its_writes_took() -> None:
+    convergence = measured(wire_bytes=100 << 20)
+    convergence.sent(4096, WINDOW_NS, START + WINDOW_NS)
+    convergence.paused()
+    convergence.sent(4096, WINDOW_NS, START + 2 * WINDOW_NS)
+    assert convergence.bandwidth == 1000 << 20
+    convergence.sent(4096, 0, START + 3 * WINDOW_NS)
+    assert convergence.bandwidth == 40960

@@ -1,16 +1,16 @@
 """What every tracker must do, and each of them does."""
 
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.fuzzing import stable
+from tests.guest.waiting import turns_until
 from tests.kernel.needed import needs_written_pages
 
 from switchover.guest.machine import RAM_BLOCK, BuiltinMachine
@@ -22,8 +22,6 @@ from switchover.tracker.pagemap_scan import PagemapScanTracker
 from switchover.worker import Worker
 
 PAGES = 24
-LEAVE_S = 0.0002
-"""For so long who syncs leaves the interpreter to who writes: otherwise there may be no turn."""
 Make = Callable[[Bytes], DirtyTracker]
 
 every_tracker = pytest.mark.parametrize(
@@ -37,6 +35,10 @@ every_tracker = pytest.mark.parametrize(
 
 def new_memory(pages: int = PAGES) -> Bytes:
     return GuestRAM(RAMBlock(RAM_BLOCK, pages * TARGET_PAGE_SIZE)).memory
+
+
+def has_ticked(machine: BuiltinMachine, ticks: int) -> bool:
+    return len(machine.serial.lines) >= ticks
 
 
 def no_marks(memory: Bytes) -> DirtyPages:
@@ -239,8 +241,7 @@ def test_a_writer_beside_it_loses_nothing(make: Make) -> None:
     try:
         copier = Copier(tracker, memory)
         writer = Worker("test/writer", write)
-        while not has_written.wait(LEAVE_S):
-            assert writer.error is None
+        for _ in turns_until(has_written.is_set, "end of the writing"):
             copier.sync()
             copier.send(most=10)
         writer.join()
@@ -253,8 +254,8 @@ def test_a_writer_beside_it_loses_nothing(make: Make) -> None:
 @pytest.mark.parametrize("region_pages", [5, 251])
 def test_a_machine_beside_it_loses_nothing(make: Make, region_pages: int) -> None:
     """It writes as fast as it can, and has its bytes go round many times between two syncs."""
-    region: dict[str, Any] = {"region_bytes": region_pages * TARGET_PAGE_SIZE}
-    machine = BuiltinMachine(2 << 20, pages_per_second=None, **region)
+    region_bytes = region_pages * TARGET_PAGE_SIZE
+    machine = BuiltinMachine(2 << 20, region_bytes=region_bytes, pages_per_second=None)
     memory = machine.ram[0].memory
     for _ in range(5):
         tracker = make(memory)
@@ -264,11 +265,9 @@ def test_a_machine_beside_it_loses_nothing(make: Make, region_pages: int) -> Non
             machine.cont()
             # Ticks, for a measure of how long it runs.
             ticks = len(machine.serial.lines) + 4
-            while len(machine.serial.lines) < ticks:
-                assert machine.is_running
+            for _ in turns_until(partial(has_ticked, machine, ticks), "tick"):
                 copier.sync()
                 copier.send(most=3)
-                time.sleep(LEAVE_S)
             machine.stop()
             copier.finish()
         finally:

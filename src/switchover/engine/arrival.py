@@ -6,22 +6,30 @@ only behind SHUT, so that it never runs on two sides.
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
+from typing import Any
 
 from ..channel.base import Channel
 from ..channel.connection import Listener
-from ..errors import CompatibilityError, GuestError, StreamError
-from ..guest.base import Guest, LiveDevice
+from ..errors import CompatibilityError, GuestError, StreamError, TruncatedStream
+from ..guest.base import Device, Guest, LiveDevice
 from ..guest.globalstate import GlobalState
 from ..guest.ram import HeldBlock
 from ..model.device import DeviceSection, DeviceState
 from ..model.ramblock import PageRun, RAMBlock, RAMBlocksListed, ZeroRun
-from ..protocol.event import Configured, Event, SectionItem, StreamEnded
+from ..protocol.event import (
+    Configured,
+    Event,
+    LiveSectionsEnded,
+    SectionItem,
+    SectionStarted,
+    StreamEnded,
+)
 from ..wire.cursor import Cursor
 from ..wire.prefixed import PrefixedParser
-from ..wire.ram import RAMParser
+from ..wire.ram import RAM_IDSTR, RAMParser
 from ..wire.vmstate import decode_vmstate
 from .incoming import IncomingMigration, ReceiveOptions
 from .load import StreamLoader
@@ -55,6 +63,8 @@ class ArrivalLoader(StreamLoader):
         super().__init__([RAMParser(ram_bytes), *parsers], progress)
         self._blocks = {ram.block.idstr: HeldBlock(ram.block, ram.memory) for ram in guest.ram}
         self._global_state = GlobalState()
+        self._devices_offset = 0
+        self._missing = {RAM_IDSTR, *self._live}
         for device in guest.live_devices:
             device.load_setup()
 
@@ -73,6 +83,10 @@ class ArrivalLoader(StreamLoader):
                 device = self._live[header.idstr]
                 if piece:
                     device.load(piece, partial(self._ready, device))
+            case SectionStarted(header=header):
+                self._missing.discard(header.idstr)
+            case LiveSectionsEnded():
+                self._devices_offset = self.load.buffer.offset
             case Configured(configuration=configuration):
                 machine = None if configuration is None else configuration.machine
                 self._progress.machine = machine
@@ -102,17 +116,26 @@ class ArrivalLoader(StreamLoader):
                     "not in this machine"
                 )
             body = state.data[section.start : section.start + section.size]
-            cursor = Cursor(body, section.start)
-            values = decode_vmstate(device.description, cursor, section.header.version_id)
-            _check_used(cursor, section)
-            device.load(values)
-        if devices:
-            raise CompatibilityError(f"the stream lacks device {' and '.join(devices)}")
+            cursor = Cursor(body, self._devices_offset + section.start)
+            device.load(_decode_device(device, cursor, section))
+        if missing := [*self._missing, *devices]:
+            names = " and ".join(f"'{idstr}'" for idstr in sorted(missing))
+            raise CompatibilityError(f"the stream lacks {names}")
         for live_device in self._guest.live_devices:
             live_device.load_complete()
 
 
-def _check_used(cursor: Cursor, section: DeviceSection) -> None:
+def _decode_device(device: Device, cursor: Cursor, section: DeviceSection) -> Mapping[str, Any]:
+    try:
+        values = decode_vmstate(device.description, cursor, section.header.version_id)
+    except TruncatedStream as error:
+        # The stream is whole: it is the two sides' layouts that differ.
+        raise StreamError(
+            f"device '{section.header.idstr}' has less state than its layout",
+            offset=error.offset,
+            expected="more",
+            got=f"{section.size} bytes",
+        ) from error
     if cursor.remaining:
         raise StreamError(
             f"device '{section.header.idstr}' has more state than its layout",
@@ -120,6 +143,7 @@ def _check_used(cursor: Cursor, section: DeviceSection) -> None:
             expected=f"{section.size - cursor.remaining} bytes",
             got=section.size,
         )
+    return values
 
 
 def _named(blocks: Iterable[RAMBlock]) -> str:
@@ -154,10 +178,11 @@ class ArrivingDestination(IncomingMigration):
             device.idstr for device in guest.live_devices if device.wants_switchover_ack
         }
         self._not_ready_lock = threading.Lock()
-        self._wake_fileno = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._wake_fileno = -1
 
     def run(self) -> None:
         """See IncomingMigration."""
+        self._wake_fileno = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         try:
             super().run()
         finally:

@@ -19,7 +19,7 @@ from ..wire.return_path import ReturnPathMessage, ReturnPathMessageType
 from ..worker import Worker
 from .progress import Progress
 
-_UNSURE = (
+UNSURE = (
     "everything was written, and nobody here can know whether the destination runs the guest: look "
     "there before it is sent again"
 )
@@ -48,7 +48,10 @@ class OutgoingMigration:
         # Set by whatever the writer may be waiting for: the ACK, a cancel, an error.
         self._wake = threading.Event()
         self._acked = False
+        # Whether a cancel or the end mark comes first is decided once, under the lock.
+        self._verdict_lock = threading.Lock()
         self._cancelled = False
+        self._may_run_there = False
 
     @property
     def may_run_there(self) -> bool:
@@ -56,7 +59,7 @@ class OutgoingMigration:
 
         From the end mark on: what stands behind it describes the guest and is no part of it.
         """
-        return self._save.state == StreamState.END
+        return self._may_run_there
 
     def run(self) -> None:
         """Sends the guest and, where there is a return path, waits for the destination's word.
@@ -74,16 +77,18 @@ class OutgoingMigration:
                 self._send()
                 self._progress.enter(MigrationStatus.COMPLETED)
         except MigrationError as error:
-            if self._cancelled and not self.may_run_there:
+            if self._cancelled and not isinstance(error, MigrationCancelled):
                 raise MigrationCancelled("cancelled") from error
             raise
 
     def cancel(self) -> None:
         """Ends the migration, unless the destination may have the whole guest; from any thread."""
-        if not self.may_run_there:
+        with self._verdict_lock:
+            if self._may_run_there:
+                return
             self._cancelled = True
-            self._wake.set()
-            self._channel.shutdown()
+        self._wake.set()
+        self._channel.shutdown()
 
     def _send(self) -> None:
         """Writes the whole stream.
@@ -95,13 +100,15 @@ class OutgoingMigration:
 
     def _write(self, buffers: Buffers) -> None:
         """Writes a part of the stream and counts it."""
-        self._check_cancelled()
+        with self._verdict_lock:
+            self._check_cancelled()
+            self._may_run_there = self._save.state == StreamState.END
         self._channel.send(buffers)
         self._progress.transferred_bytes += sum(map(len, buffers))
         self._progress.tick()
 
     def _check_cancelled(self) -> None:
-        if self._cancelled and not self.may_run_there:
+        if self._cancelled:
             raise MigrationCancelled("cancelled")
 
     # The return path
@@ -113,7 +120,7 @@ class OutgoingMigration:
             self._progress.enter(MigrationStatus.COMPLETED)
         except KeyboardInterrupt as interrupt:
             if self.may_run_there:
-                interrupt.add_note(_UNSURE)
+                interrupt.add_note(UNSURE)
             raise
         finally:
             self._channel.shutdown()
@@ -141,7 +148,7 @@ class OutgoingMigration:
         # Not even a SHUT that says otherwise settles it: a QEMU that misses no more than the VM
         # description runs the guest, and says that it failed.
         if self.may_run_there:
-            raise PeerError(f"{error}; {_UNSURE}", after_switchover=True) from error
+            raise PeerError(f"{error}; {UNSURE}", after_switchover=True) from error
         raise PeerError(f"{error}; the destination did not get the whole guest") from error
 
     def _read_return_path(self) -> None:

@@ -9,12 +9,14 @@ import time
 from collections.abc import Sequence
 
 from ..channel.base import Channel
+from ..errors import ChannelError, PeerError
 from ..guest.base import Device, Guest
 from ..guest.globalstate import GlobalState
 from ..model.capability import Capability
 from ..model.configuration import Configuration
 from ..model.device import DeviceSection, DeviceState
 from ..model.parameter import Parameters
+from ..model.ramblock import TARGET_PAGE_SIZE
 from ..model.section import SectionHeader
 from ..model.status import MigrationStatus
 from ..model.switchover import SwitchoverAckMode
@@ -23,15 +25,15 @@ from ..protocol.savevm import Buffers, SaveVM
 from ..wire.command import Command, CommandMessage, ping
 from ..wire.description import encode_description
 from ..wire.prefixed import encode_prefixed
-from ..wire.ram import EMPTY_BODY, RAM_IDSTR, RAM_VERSION
+from ..wire.ram import EMPTY_BODY, MAX_RUN, RAM_IDSTR, RAM_VERSION
 from ..wire.vmstate import describe_device, encode_vmstate
-from .outgoing import OutgoingMigration
+from .outgoing import UNSURE, OutgoingMigration
 from .progress import Progress
 from .ram_source import RAMSource
 
 IDLE_NS = 20_000_000
-"""While the ACK is awaited and nothing is left to be sent, what was written is looked for so often:
-QEMU does not stop looking, which takes a whole CPU."""
+"""While nothing is left to be sent and the guest must not be stopped yet, what was written is
+looked for so often: QEMU does not stop looking, which takes a whole CPU."""
 
 _PING = 1
 
@@ -71,6 +73,8 @@ class PrecopySource(OutgoingMigration):
             parameters.max_bandwidth, parameters.downtime_limit_ms, time.monotonic_ns()
         )
         self._was_running = False
+        self._is_waiting = False
+        self._has_sent_piece = False
         self._delayed_ns = 0
         ids = iter(range(1, 1 << 16))
         self._ram_header = SectionHeader(next(ids), RAM_IDSTR, 0, RAM_VERSION)
@@ -87,19 +91,20 @@ class PrecopySource(OutgoingMigration):
         """Changes the limits of a migration that goes on; from any thread."""
         self._convergence.max_bandwidth = parameters.max_bandwidth
         self._convergence.downtime_limit_ms = parameters.downtime_limit_ms
+        self._wake.set()
 
     def run(self) -> None:
         """See OutgoingMigration; leaves the guest in the condition that the class promises."""
-        self._was_running = self._guest.is_running
         try:
             super().run()
-        except BaseException:
+        except BaseException as error:
             may_go_on = self._resumes_when_unsure or not self.may_run_there
             if self._was_running and may_go_on:
                 self._guest.cont()
-            raise
-        finally:
             self._progress.stopped()
+            if self.may_run_there and isinstance(error, ChannelError):
+                raise PeerError(f"{error}; {UNSURE}", after_switchover=True) from error
+            raise
 
     # Writing
 
@@ -126,36 +131,52 @@ class PrecopySource(OutgoingMigration):
         for device, header in self._live:
             self._write(save.start_section(header, [encode_prefixed(device.save_setup())]))
 
-    def _pending_bytes(self, ram: RAMSource) -> int:
-        pending = ram.remaining_bytes + sum(device.pending_bytes() for device, _ in self._live)
-        self._progress.remaining_bytes = pending
-        return pending
-
     def _may_switch_over(self, ram: RAMSource) -> bool:
         """Whether little enough is left and nobody is waited for."""
-        threshold = self._convergence.threshold_bytes
-        self._progress.bandwidth = self._convergence.bandwidth
-        if self._pending_bytes(ram) > threshold:
+        if not self._has_little_left(ram):
+            return False
+        if ram.dirty_pages and not self._may_stop:
             return False
         ram.sync()
         self._progress.dirty_sync_count += 1
-        if self._pending_bytes(ram) > threshold:
+        if not self._has_little_left(ram):
             return False
-        if not self._waits_for_ack or self._acked or not self._guest.is_running:
+        if self._may_stop:
             return True
-        if not any(device.pending_bytes() for device, _ in self._live):
+        self._is_waiting = not self._has_sent_piece
+        if self._is_waiting:
             self._progress.waiting_for_ack()
-            self._pause(IDLE_NS)
         return False
 
+    def _has_little_left(self, ram: RAMSource) -> bool:
+        """Whether what is left, as far as it is known, goes in the downtime."""
+        pending = ram.remaining_bytes + sum(device.pending_bytes() for device, _ in self._live)
+        has_little_left = pending <= self._convergence.threshold_bytes
+        self._is_waiting = self._is_waiting and has_little_left
+        self._progress.remaining_bytes = pending
+        self._progress.bandwidth = self._convergence.bandwidth
+        return has_little_left
+
+    @property
+    def _may_stop(self) -> bool:
+        """Whether the destination is ready, or nobody asks it."""
+        return not self._waits_for_ack or self._acked or not self._guest.is_running
+
     def _iterate(self, ram: RAMSource) -> None:
-        """Sends the next of everything."""
+        """Sends the next of everything, and pauses where there is nothing, or no hurry."""
         self._wait_for_limit()
-        self._write_ram(ram)
+        slice_pages = self._convergence.slice_bytes // TARGET_PAGE_SIZE
+        has_sent_ram = self._write_ram(ram, max(1, min(slice_pages, MAX_RUN)))
+        self._has_sent_piece = False
         for device, header in self._live:
             self._wait_for_limit()
             if piece := device.save_iterate():
                 self._write_part(header, [encode_prefixed(piece)])
+                self._has_sent_piece = True
+        is_idle = not has_sent_ram or (self._is_waiting and not ram.dirty_pages)
+        if is_idle and not self._has_sent_piece:
+            self._convergence.paused()
+            self._pause(IDLE_NS)
 
     def _wait_for_limit(self) -> None:
         """Waits until more may be sent."""
@@ -165,13 +186,15 @@ class PrecopySource(OutgoingMigration):
             self._pause(delay_ns)
         self._delayed_ns = time.monotonic_ns() - began
 
-    def _write_ram(self, ram: RAMSource) -> None:
-        """Writes some dirty pages."""
-        body, pages, zero_pages = ram.next_body()
-        if body:
-            self._progress.pages += pages
-            self._progress.zero_pages += zero_pages
-            self._write_part(self._ram_header, [*body, EMPTY_BODY])
+    def _write_ram(self, ram: RAMSource, max_pages: int = MAX_RUN) -> bool:
+        """Writes some dirty pages; whether there were any."""
+        body, pages, zero_pages = ram.next_body(max_pages)
+        if not body:
+            return False
+        self._progress.pages += pages
+        self._progress.zero_pages += zero_pages
+        self._write_part(self._ram_header, [*body, EMPTY_BODY])
+        return True
 
     def _write_part(self, header: SectionHeader, body: Buffers) -> None:
         buffers = self._save.part_section(header, body)
@@ -190,8 +213,11 @@ class PrecopySource(OutgoingMigration):
     # Switching over
 
     def _switch_over(self, ram: RAMSource) -> None:
+        # Only now, as in QEMU: whoever stopped the guest meanwhile wants it stopped on either side.
+        self._was_running = self._guest.is_running
         self._progress.stopping()
-        self._guest.stop()
+        if self._was_running:
+            self._guest.stop()
         self._progress.enter(MigrationStatus.DEVICE)
         ram.sync()
         while ram.dirty_pages:

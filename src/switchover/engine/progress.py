@@ -70,6 +70,8 @@ class Progress:
         """The migration is in another state."""
         if status != self.status:
             self.status = status
+            if status == MigrationStatus.COMPLETED:
+                self.stopped()
             self._show()
 
     def waiting_for_ack(self) -> None:

@@ -39,7 +39,13 @@ class RAMSource:
     """
 
     def __init__(self, ram: Sequence[GuestRAM]) -> None:
-        self._blocks = [_TrackedBlock(held) for held in ram]
+        self._blocks: list[_TrackedBlock] = []
+        try:
+            for held in ram:
+                self._blocks.append(_TrackedBlock(held))
+        except BaseException:
+            self.stop()
+            raise
         self._encoder = RAMEncoder()
         self._block = 0
         self._page = 0
@@ -66,19 +72,22 @@ class RAMSource:
         for block in self._blocks:
             block.tracker.stop()
 
-    def next_body(self) -> tuple[Buffers, int, int]:
-        """Records of the next dirty pages, some thousand at most, round and round the blocks.
+    def next_body(self, max_pages: int = MAX_RUN) -> tuple[Buffers, int, int]:
+        """Records of the next dirty pages, round and round the blocks.
+
+        Args:
+            max_pages: How many at most, up to MAX_RUN.
 
         Returns:
             The records, valid until the next call; the pages with content among them; the zero
             pages. No records when nothing is dirty.
         """
-        block, indices = self._take()
+        block, indices = self._take(max_pages)
         if block is None:
             return [], 0, 0
         # The mark is gone before the page is read: a write meanwhile is found by the next sync.
         where = page_indices(indices)
-        pages = block.held.memory[where]
+        pages = block.tracker.content[where]
         is_zero = find_zero_pages(pages)
         body: Buffers = []
         ramblock = block.held.block
@@ -92,7 +101,7 @@ class RAMSource:
             body += self._encoder.zeros(ZeroRun(ramblock, zeros))
         return body, len(indices) - len(zeros), len(zeros)
 
-    def _take(self) -> tuple[_TrackedBlock | None, NDArray[np.int64]]:
+    def _take(self, max_pages: int) -> tuple[_TrackedBlock | None, NDArray[np.int64]]:
         """The next dirty pages of one block, whose marks are cleared."""
         for _ in range(len(self._blocks) + 1):
             block = self._blocks[self._block] if self._blocks else None
@@ -102,7 +111,7 @@ class RAMSource:
             skipped = int(ahead.argmax()) if len(ahead) else 0
             if len(ahead) and ahead[skipped]:
                 first = self._page + skipped
-                window = block.dirty[first : first + MAX_RUN]
+                window = block.dirty[first : first + max_pages]
                 indices = np.flatnonzero(window) + first
                 window[:] = False
                 self._page = first + len(window)

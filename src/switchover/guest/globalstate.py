@@ -12,7 +12,7 @@ class GlobalState:
     """The device that carries the run state.
 
     Attributes:
-        was_running: Whether the source's guest ran when its migration began.
+        was_running: Whether the source's guest ran until its migration stopped it.
     """
 
     idstr = "globalstate"
