@@ -243,6 +243,7 @@ UNUSABLE = [
     UnixAddress("/nowhere/at/all"),
     UnixAddress("/" + "long" * 30),
     UnixAddress("/tmp/nul\0byte"),
+    InetAddress("\0", 1),
 ]
 
 

@@ -13,6 +13,7 @@ from switchover.model.ramblock import (
     RAMBlock,
     RAMBlocksListed,
     ZeroRun,
+    page_indices,
 )
 
 BLOCK = RAMBlock("pc.ram", 16 << 20)
@@ -49,3 +50,23 @@ def test_a_run_is_as_long_as_it_has_pages(indices: PageIndices, length: int) -> 
     assert len(ZeroRun(BLOCK, indices)) == length
     pages = np.zeros((length, TARGET_PAGE_SIZE), np.uint8)
     assert len(PageRun(BLOCK, indices, pages)) == length
+
+
+@pytest.mark.parametrize(
+    ("numbers", "expected"),
+    [
+        ([7], slice(7, 8)),
+        ([3, 4, 5], slice(3, 6)),
+        ([3, 5], None),
+        ([5, 4, 3], None),
+        ([3, 3], None),
+        ([3, 5, 4, 6], None),
+    ],
+)
+def test_consecutive_numbers_are_a_slice(numbers: list[int], expected: slice | None) -> None:
+    indices = np.array(numbers, np.int64)
+    found = page_indices(indices)
+    if expected is None:
+        assert found is indices
+    else:
+        assert found == expected

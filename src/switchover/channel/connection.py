@@ -164,6 +164,8 @@ class Listener(Closing):
 
 def _listen_inet(address: InetAddress) -> socket.socket:
     address.host.encode("idna")  # What is no name is a ValueError here, and a TypeError below.
+    if "\0" in address.host:
+        raise ValueError("embedded null byte")
     is_ipv6 = not address.host or ":" in address.host
     if is_ipv6 and not socket.has_dualstack_ipv6():
         is_ipv6 = ":" in address.host
