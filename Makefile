@@ -49,7 +49,7 @@ $(VENV)/installed: pyproject.toml
 	    || { echo "Python 3.11 or newer is needed, this is $$(python3 --version)" >&2; exit 1; }
 	python3 -m venv $(VENV)
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
-	$(PYTHON) -m pip install --quiet --disable-pip-version-check --editable '.[testing]' --group dev
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --editable . --group dev
 	@touch $@
 
 clean:  ## remove what was made in this directory

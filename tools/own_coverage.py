@@ -18,6 +18,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 SRC = ROOT / "src"
 PACKAGES = ("model", "wire", "protocol")
+MODULES = {"qmp": ("message", "session")}
+"""The pure ones of other packages."""
 IMPORT = "import"
 """The context of what runs when the modules are imported, before there is any test file."""
 
@@ -48,7 +50,14 @@ def _modules() -> Iterator[tuple[Path, Path]]:
     for package in PACKAGES:
         for path in sorted((SRC / "switchover" / package).glob("*.py")):
             if path.stem != "__init__":
-                yield path, ROOT / "tests" / package / f"test_{path.stem}.py"
+                yield path, _test_of(package, path.stem)
+    for package, stems in MODULES.items():
+        for stem in stems:
+            yield SRC / "switchover" / package / f"{stem}.py", _test_of(package, stem)
+
+
+def _test_of(package: str, stem: str) -> Path:
+    return ROOT / "tests" / package / f"test_{stem}.py"
 
 
 def _import(path: Path) -> None:

@@ -18,7 +18,7 @@ def test_module_is_the_command() -> None:
 def test_help_names_the_commands() -> None:
     done = run_here("--help")
     assert done.exit_code == 0
-    for name in ("receive", "send"):
+    for name in ("migrate", "receive", "run", "send"):
         assert re.search(rf"^ +{name} ", done.stdout, re.MULTILINE)
 
 
@@ -44,6 +44,14 @@ def test_no_command_is_help_and_wrong_usage() -> None:
                 "switchover-ack",
                 "tcp:HOST:PORT",
             ],
+        ),
+        (
+            "migrate",
+            ["SOURCE", "DESTINATION", "--to-qmp", "--capability", "--set", "NAME=VALUE", "--json"],
+        ),
+        (
+            "run",
+            ["unix:PATH", "URI|defer", "--memory", "--dirty-rate", "--device", "vfio-sim,", "-"],
         ),
         ("send", ["FILE", "URI", "--json", "tcp:HOST:PORT", "exec:COMMAND"]),
     ],

@@ -1,88 +1,410 @@
-"""How a transfer that ended becomes a report and an exit code."""
+"""`switchover run`: a machine in a process of its own, driven over QMP by real clients."""
 
-import json
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
-from typer import Exit
+from tests.cli.command import run_here, start
+from tests.qmp.running import Machine, Monitor, check_ticks, listening_on, machine, quits
 
-from switchover.cli.run import run_transfer
-from switchover.engine.progress import Progress
-from switchover.errors import ChannelError, MigrationError, UsageError
-from switchover.model.status import MigrationStatus
+from switchover import __version__
 
-
-def complete(progress: Progress) -> None:
-    progress.enter(MigrationStatus.ACTIVE)
-    progress.enter(MigrationStatus.COMPLETED)
+_SHELL = (sys.executable, "-m", "qemu.qmp.qmp_shell")
+BUSY = ("--dirty-rate", "max", "--region", "8M")
 
 
-def test_success_gives_the_figures(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_transfer(complete, as_json=False).status == MigrationStatus.COMPLETED
-    assert capsys.readouterr().out == ""
-    run_transfer(complete, as_json=True)
-    report = json.loads(capsys.readouterr().out)
-    assert (report["status"], report["error"]) == ("completed", None)
+@pytest.fixture
+def alone(tmp_path: Path) -> Iterator[Machine]:
+    """A machine that runs."""
+    with machine(tmp_path / "a") as one:
+        yield one
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_machine_runs_stops_and_goes_on(alone: Machine) -> None:
+    assert stat.S_IMODE(alone.qmp_path.stat().st_mode) == 0o600
+    with alone.monitor() as client:
+        assert client.run_state == "running"
+        version = client.execute("query-version")
+        assert version["package"] == f"switchover {__version__}"
+        assert client.execute("stop") == {}
+        assert client.execute("stop") == {}
+        assert client.run_state == "paused"
+        assert client.execute("cont") == {}
+        assert client.run_state == "running"
+        assert client.events("RESUME") == [("STOP", None), ("RESUME", None)]
+        wait_for(lambda: len(alone.ticks) >= 2)
+        names = {entry["name"] for entry in client.execute("query-commands")}
+        assert {"qmp_capabilities", "migrate", "migrate_cancel", "query-commands"} <= names
+        assert client.execute("query-migrate") == {}
+        assert client.execute("migrate_cancel") == {}
+        client.execute("quit")
+        assert client.events("SHUTDOWN") == [("SHUTDOWN", "host-qmp-quit")]
+    assert alone.running.wait().exit_code == 0
+    assert not alone.qmp_path.exists()
+
+
+def test_a_machine_that_is_paused_waits_for_cont(tmp_path: Path) -> None:
+    with machine(tmp_path / "a", "--paused") as one, one.monitor() as client:
+        assert client.run_state == "prelaunch"
+        client.execute("cont")
+        assert client.run_state == "running"
+
+
+@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_a_signal_ends_it(alone: Machine, number: int, exit_code: int) -> None:
+    with alone.monitor() as client:
+        alone.running.process.send_signal(number)
+        assert client.events("SHUTDOWN") == [("SHUTDOWN", "host-signal")]
+    done = alone.running.wait()
+    assert (done.exit_code, done.stderr) == (exit_code, "")
+    assert not alone.qmp_path.exists()
+
+
+def test_serial_lines_go_to_standard_output(tmp_path: Path) -> None:
+    with start("run", "--qmp", str(tmp_path / "qmp"), "--memory", "16M", "--serial", "-") as one:
+        assert one.process.stdout is not None
+        assert one.process.stdout.readline() == "tick 1\n"
+        assert one.process.stdout.readline() == "tick 2\n"
+        one.process.terminate()
+        assert one.wait().exit_code == 0
 
 
 @pytest.mark.parametrize(
-    ("error", "exit_code"),
-    [(ChannelError("broken"), 1), (MigrationError("broken"), 1), (UsageError("broken"), 2)],
+    ("command", "arguments", "text"),
+    [
+        ("bogus", {}, "CommandNotFound: The command bogus has not been found"),
+        ("stop", {"a": 1}, "GenericError: Parameter 'a' is unexpected"),
+        ("migrate", {}, "GenericError: need either 'uri' or 'channels' argument"),
+        ("migrate", {"channels": []}, "GenericError: need either 'uri' or 'channels' argument"),
+        (
+            "migrate",
+            {"channels": [{}]},
+            "GenericError: argument 'channels' is not supported by switchover: use 'uri'",
+        ),
+        (
+            "migrate",
+            {"uri": "x", "channels": [{}]},
+            "GenericError: 'uri' and 'channels' arguments are mutually exclusive",
+        ),
+        (
+            "migrate",
+            {"uri": 5},
+            "GenericError: Invalid parameter type for 'uri', expected: string",
+        ),
+        (
+            "migrate",
+            {"uri": "tcp:localhost:1", "resume": True},
+            "GenericError: Cannot resume if there is no paused migration",
+        ),
+        (
+            "migrate-incoming",
+            {"uri": "tcp:localhost:0"},
+            "GenericError: '-incoming' was not specified on the command line",
+        ),
+        (
+            "migrate-set-capabilities",
+            {"capabilities": [{"capability": "switchover-ack", "state": True}]},
+            "GenericError: Capability 'switchover-ack' requires capability 'return-path'",
+        ),
+        (
+            "migrate-set-capabilities",
+            {"capabilities": [{"capability": "multifd", "state": True}]},
+            "GenericError: capability 'multifd' is not supported by switchover",
+        ),
+        (
+            "migrate-set-parameters",
+            {"downtime_limit": 2000001},
+            "GenericError: Parameter 'downtime_limit' expects an integer in the range of 0 to "
+            "(2000 * 1000) ms",
+        ),
+        (
+            "migrate-set-parameters",
+            {"multifd_channels": 4},
+            "GenericError: parameter 'multifd-channels' is not supported by switchover",
+        ),
+    ],
+    ids=str,
 )
-@pytest.mark.parametrize("as_json", [True, False])
-def test_failure_is_reported(
-    capsys: pytest.CaptureFixture[str], error: MigrationError, exit_code: int, as_json: bool
+def test_commands_are_refused_as_qemu_does(
+    paused: Monitor, command: str, arguments: dict[str, object], text: str
 ) -> None:
-    def transfer(progress: Progress) -> None:
-        progress.enter(MigrationStatus.ACTIVE)
-        raise error
-
-    with pytest.raises(Exit) as caught:
-        run_transfer(transfer, as_json)
-    assert caught.value.exit_code == exit_code
-    captured = capsys.readouterr()
-    assert captured.err.splitlines()[-1] == "switchover: error: broken"
-    if as_json:
-        report = json.loads(captured.out)
-        assert (report["status"], report["error"]) == ("failed", "broken")
-    else:
-        assert captured.out == ""
+    assert paused.refusal(command, **arguments) == text
 
 
-@pytest.mark.parametrize("notes", [[], ["look there"]])
-def test_interrupt_is_a_cancel_with_its_notes(
-    capsys: pytest.CaptureFixture[str], notes: list[str]
+@pytest.fixture(scope="module")
+def paused(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Monitor]:
+    """A client of a machine to which nothing happens."""
+    directory = tmp_path_factory.mktemp("paused") / "a"
+    with machine(directory, "--paused") as one, one.monitor() as client:
+        yield client
+
+
+def test_qmp_shell_drives_it(alone: Machine) -> None:
+    shell = subprocess.run(
+        # It keeps a history at home.
+        ["env", f"HOME={alone.directory}", *_SHELL, str(alone.qmp_path)],
+        input="query-status\nmigrate-set-parameters downtime-limit=77\n"
+        "query-migrate-parameters\nstop\nbogus\n",
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert shell.returncode == 0, shell.stderr
+    assert '{"return": {"status": "running", "running": true}}' in shell.stdout
+    assert '"downtime-limit": 77' in shell.stdout
+    assert "The command bogus has not been found" in shell.stdout
+    with alone.monitor() as client:
+        assert client.run_state == "paused"
+
+
+# Migration
+
+
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+@pytest.mark.parametrize("capabilities", [[], ["return-path"], ["return-path", "switchover-ack"]])
+def test_a_running_machine_moves_and_moves_back(
+    tmp_path: Path, kind: str, capabilities: list[str]
 ) -> None:
-    def transfer(_: Progress) -> None:
-        interrupt = KeyboardInterrupt()
-        for note in notes:
-            interrupt.add_note(note)
-        raise interrupt
+    device = ("--device", "vfio-sim,state=2M,allocate=50ms")
+    uri = "tcp:127.0.0.1:0" if kind == "tcp" else f"unix:{tmp_path / 'stream'}"
+    with (
+        machine(tmp_path / "a", "--dirty-rate", "500", *device) as first,
+        machine(tmp_path / "b", "--incoming", "defer", *device) as second,
+    ):
+        with first.monitor() as source, second.monitor() as destination:
+            assert destination.run_state == "inmigrate"
+            wait_for(lambda: len(first.ticks) >= 2)
+            for client in (source, destination):
+                client.set_capabilities("events", *capabilities)
+            source.execute("migrate", uri=listening_on(uri, destination), detach=True)
+            ended = source.wait_status("completed")
+            destination.wait_status("completed")
+            assert source.run_state == "postmigrate"
+            assert destination.run_state == "running"
+            assert ended["ram"]["total"] == 16 << 20
+            assert ended["ram"]["remaining"] == 0
+            assert ended["ram"]["transferred"] > 2 << 20
+            assert ended["total-time"] >= ended["downtime"]
+            assert "expected-downtime" not in ended
+            names = [name for _, name in source.events("completed") if name is not None]
+            statuses = [name for name in names if isinstance(name, str)]
+            passes = [name for name in names if isinstance(name, int)]
+            assert statuses == ["setup", "active", "device", "completed"]
+            assert passes == list(range(1, ended["ram"]["dirty-sync-count"] + 1))
+            assert ("RESUME", None) in destination.events("RESUME")
+            refused = source.refusal("migrate", uri="tcp:localhost:1")
+            assert refused.endswith("the vm that was paused due to previous migration")
+            again = destination.refusal("migrate-incoming", uri=uri)
+            assert again.endswith("The incoming migration has already been started")
+            wait_for(lambda: bool(second.ticks))
+        quits(first)
+        quits(second)
+        check_ticks(first, second)
 
-    with pytest.raises(Exit) as caught:
-        run_transfer(transfer, as_json=True)
-    assert caught.value.exit_code == 1
-    captured = capsys.readouterr()
-    report = json.loads(captured.out)
-    expected = "; ".join(["cancelled", *notes])
-    assert (report["status"], report["error"]) == ("cancelled", expected)
-    assert captured.err == f"switchover: error: {expected}\n"
+
+def test_a_machine_that_is_paused_arrives_paused(tmp_path: Path) -> None:
+    with (
+        machine(tmp_path / "a", "--paused") as first,
+        machine(tmp_path / "b", "--incoming", f"unix:{tmp_path / 'stream'}", "--paused") as second,
+        first.monitor() as source,
+        second.monitor() as destination,
+    ):
+        assert destination.refusal("migrate", uri="tcp:localhost:1").endswith(
+            "Guest is waiting for an incoming migration"
+        )
+        source.execute("migrate", uri=f"unix:{tmp_path / 'stream'}")
+        source.wait_status("completed")
+        destination.wait_status("completed")
+        assert destination.run_state == "paused"
+        destination.execute("cont")
+        assert destination.run_state == "running"
 
 
-def test_interrupt_behind_the_end_cancels_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    def transfer(progress: Progress) -> None:
-        complete(progress)
-        raise KeyboardInterrupt
+def test_a_machine_that_is_stopped_on_the_way_arrives_stopped(tmp_path: Path) -> None:
+    with (
+        machine(tmp_path / "a", *BUSY) as first,
+        machine(tmp_path / "b", "--incoming", "defer") as second,
+        first.monitor() as source,
+        second.monitor() as destination,
+    ):
+        source.execute("migrate-set-parameters", max_bandwidth=100_000, downtime_limit=1)
+        source.execute("migrate", uri=listening_on("tcp:127.0.0.1:0", destination))
+        source.wait_status("active")
+        source.execute("stop")
+        assert source.run_state == "paused"
+        source.execute("migrate-set-parameters", max_bandwidth=0)
+        source.wait_status("completed")
+        destination.wait_status("completed")
+        assert source.run_state == "postmigrate"
+        assert destination.run_state == "paused"
 
-    run_transfer(transfer, as_json=True)
-    report = json.loads(capsys.readouterr().out)
-    assert (report["status"], report["error"]) == ("completed", None)
+
+def test_ram_alone_moves_between_machines_that_have_nothing_else(tmp_path: Path) -> None:
+    with (
+        machine(tmp_path / "a", "--ram-only", "--dirty-rate", "100") as first,
+        machine(tmp_path / "b", "--ram-only", "--incoming", "defer") as second,
+        first.monitor() as source,
+        second.monitor() as destination,
+    ):
+        source.execute("migrate", uri=listening_on("tcp:127.0.0.1:0", destination))
+        source.wait_status("completed")
+        destination.wait_status("completed")
 
 
-def test_bug_is_shown_and_reported_too(capsys: pytest.CaptureFixture[str]) -> None:
-    def transfer(_: Progress) -> None:
-        raise ZeroDivisionError("a bug")
+def test_a_cancelled_migration_leaves_the_machine_running(tmp_path: Path) -> None:
+    with (
+        machine(tmp_path / "a", *BUSY) as first,
+        machine(tmp_path / "b", "--incoming", "defer") as second,
+        first.monitor() as source,
+        second.monitor() as destination,
+    ):
+        source.set_capabilities("events", "return-path")
+        source.execute("migrate-set-parameters", max_bandwidth=1 << 20, downtime_limit=0)
+        source.execute("migrate", uri=listening_on("tcp:127.0.0.1:0", destination))
+        active = source.wait_status("active")
+        assert active["ram"]["total"] == 16 << 20
+        assert "expected-downtime" in active and "downtime" not in active
+        busy = "GenericError: There's a migration process in progress"
+        assert source.refusal("migrate", uri="tcp:localhost:1") == busy
+        assert source.refusal("migrate-set-capabilities", capabilities=[]) == busy
+        source.execute("migrate_cancel")
+        assert source.wait_status("cancelled") == {"status": "cancelled"}
+        statuses = [name for name, status in source.events("cancelled") if name == "MIGRATION"]
+        assert len(statuses) == 4
+        assert source.run_state == "running"
+        failed = destination.wait_status("failed")
+        assert failed["error-desc"].startswith("load of migration failed: ")
+        assert destination.run_state == "inmigrate"
 
-    with pytest.raises(ZeroDivisionError):
-        run_transfer(transfer, as_json=True)
-    report = json.loads(capsys.readouterr().out)
-    assert (report["status"], report["error"]) == ("failed", "a bug")
+
+def test_new_limits_count_at_once(tmp_path: Path) -> None:
+    with (
+        machine(tmp_path / "a", *BUSY) as first,
+        machine(tmp_path / "b", "--incoming", "defer") as second,
+        first.monitor() as source,
+        second.monitor() as destination,
+    ):
+        source.set_capabilities("return-path")
+        source.execute("migrate-set-parameters", max_bandwidth=100_000, downtime_limit=1)
+        source.execute("migrate", uri=listening_on("tcp:127.0.0.1:0", destination))
+        source.wait_status("active")
+        source.execute("migrate-set-parameters", max_bandwidth=0, downtime_limit=2000)
+        source.wait_status("completed")
+        parameters = source.execute("query-migrate-parameters")
+        assert (parameters["max-bandwidth"], parameters["downtime-limit"]) == (0, 2000)
+
+
+def test_nobody_who_listens_is_a_failure_and_no_end(alone: Machine) -> None:
+    with alone.monitor() as client:
+        client.set_capabilities("events")
+        client.execute("migrate", uri=f"unix:{alone.directory / 'nobody'}")
+        failed = client.wait_status("failed")
+        assert failed["error-desc"].startswith("cannot connect to unix:")
+        assert client.events("failed") == [("MIGRATION", "setup"), ("MIGRATION", "failed")]
+        assert client.run_state == "running"
+
+
+def test_a_destination_that_is_not_told_otherwise_ends_with_its_failure(tmp_path: Path) -> None:
+    stream = tmp_path / "stream"
+    with machine(tmp_path / "a", "--incoming", f"unix:{stream}") as one:
+        with socket.socket(socket.AF_UNIX) as garbage:
+            garbage.connect(str(stream))
+            garbage.sendall(b"garbage!")
+        done = one.running.wait()
+    assert done.exit_code == 1
+    assert "switchover: error: load of migration failed: " in done.stderr
+    assert not stream.exists() and not one.qmp_path.exists()
+
+
+def test_no_shut_leaves_the_machine_stopped_until_cont(alone: Machine) -> None:
+    stream = alone.directory / "stream"
+    with alone.monitor() as client, socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(stream))
+        listener.listen()
+        client.set_capabilities("return-path")
+        client.execute("migrate", uri=f"unix:{stream}")
+        connection, _ = listener.accept()
+        with connection:
+            received = b""
+            # The VM description is the last thing that is sent.
+            while not received.rstrip(b"\0").endswith(b"]}"):
+                received += connection.recv(1 << 20)
+        failed = client.wait_status("failed")
+        assert "nobody here can know whether the destination runs the guest" in failed["error-desc"]
+        assert client.run_state == "postmigrate"
+        client.execute("cont")
+        assert client.run_state == "running"
+
+
+def test_quit_in_the_middle_ends_both(tmp_path: Path) -> None:
+    with (
+        machine(tmp_path / "a", *BUSY) as first,
+        machine(tmp_path / "b", "--incoming", f"unix:{tmp_path / 'stream'}") as second,
+    ):
+        with first.monitor() as source:
+            source.execute("migrate-set-parameters", max_bandwidth=1 << 20, downtime_limit=0)
+            source.execute("migrate", uri=f"unix:{tmp_path / 'stream'}")
+            source.wait_status("active")
+            source.execute("quit")
+        assert first.running.wait().exit_code == 0
+        assert second.running.wait().exit_code == 1
+    assert not (tmp_path / "stream").exists()
+
+
+def test_quit_while_listening_removes_the_socket(tmp_path: Path) -> None:
+    with machine(tmp_path / "a", "--incoming", f"unix:{tmp_path / 'stream'}") as one:
+        assert (tmp_path / "stream").exists()
+        with one.monitor() as client:
+            client.execute("quit")
+        assert one.running.wait().exit_code == 0
+    assert not (tmp_path / "stream").exists()
+
+
+# Arguments
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["--qmp", "tcp:localhost:1"],
+        ["--qmp", "unix:"],
+        ["--qmp", "x", "--dirty-rate", "some"],
+        ["--qmp", "x", "--memory", "many"],
+        ["--qmp", "x", "--device", "e1000"],
+        ["--qmp", "x", "--device", "vfio-sim", "--ram-only"],
+        ["--qmp", "x", "--device", "vfio-sim,colour=red"],
+        ["--qmp", "x", "--device", "vfio-sim,state=much"],
+        ["--qmp", "x", "--device", "vfio-sim,id=n", "--device", "vfio-sim,id=n"],
+    ],
+    ids=" ".join,
+)
+def test_what_is_not_understood_is_wrong_usage(arguments: list[str]) -> None:
+    done = run_here("run", *arguments)
+    assert (done.exit_code, done.stdout) == (2, "")
+
+
+def test_what_cannot_be_is_said(tmp_path: Path) -> None:
+    done = run_here("run", "--qmp", str(tmp_path / "no" / "qmp"))
+    assert done.exit_code == 1
+    assert done.error.startswith(f"cannot listen on unix:{tmp_path}/no/qmp: ")
+    done = run_here("run", "--qmp", str(tmp_path / "qmp"), "--memory", "1M")
+    assert done.error.startswith("a machine's RAM: expected a multiple of 4096")
+    done = run_here("run", "--qmp", str(tmp_path / "qmp"), "--incoming", "what:ever")
+    assert done.error.startswith("unknown migration protocol 'what:ever'")
+    done = run_here("run", "--qmp", str(tmp_path / "qmp"), "--serial", str(tmp_path / "no" / "s"))
+    assert done.exit_code == 2
+    assert list(tmp_path.iterdir()) == []

@@ -5,7 +5,9 @@ import pytest
 from switchover.errors import UsageError
 from switchover.model.capability import (
     DESTINATION_CAPABILITIES,
+    MACHINE_CAPABILITIES,
     Capability,
+    change_capabilities,
     parse_capabilities,
 )
 
@@ -48,3 +50,22 @@ def test_the_ack_needs_the_return_path() -> None:
     assert str(caught.value) == "Capability 'switchover-ack' requires capability 'return-path'"
     both = parse_capabilities(["switchover-ack", "return-path"])
     assert both == {Capability.SWITCHOVER_ACK, Capability.RETURN_PATH}
+
+
+def test_changes_are_judged_by_what_comes_out() -> None:
+    both = {Capability.SWITCHOVER_ACK: True, Capability.RETURN_PATH: True}
+    changed = change_capabilities(frozenset({Capability.EVENTS}), both)
+    assert changed == MACHINE_CAPABILITIES
+    off = dict.fromkeys(both, False)
+    assert change_capabilities(changed, off) == {Capability.EVENTS}
+    with pytest.raises(UsageError) as caught:
+        change_capabilities(changed, {Capability.RETURN_PATH: False})
+    assert str(caught.value) == "Capability 'switchover-ack' requires capability 'return-path'"
+
+
+@pytest.mark.parametrize("capability", sorted(set(Capability) - MACHINE_CAPABILITIES))
+def test_a_machine_takes_what_is_not_supported_only_switched_off(capability: Capability) -> None:
+    assert change_capabilities(frozenset(), {capability: False}) == frozenset()
+    with pytest.raises(UsageError) as caught:
+        change_capabilities(frozenset(), {capability: True})
+    assert str(caught.value) == f"capability '{capability}' is not supported by switchover"

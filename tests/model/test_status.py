@@ -7,11 +7,13 @@ from switchover.model.status import MigrationStatus
 
 def test_states_have_their_qapi_names() -> None:
     assert [status.value for status in MigrationStatus] == [
+        "none",
         "setup",
         "active",
         "device",
         "completed",
         "failed",
+        "cancelling",
         "cancelled",
     ]
 

@@ -34,12 +34,12 @@ def demo(
     ] = "1480ms",  # type: ignore[assignment]
     json: Annotated[bool, Option("--json", help="Print the result as one JSON object.")] = False,
 ) -> None:
-    """Move a running machine between two processes, without switchover-ack and with it.
+    """Move a running machine, without switchover-ack and with it.
 
-    The machine comes with the package and really runs; no QEMU is needed. Its device is simulated:
-    when its initial data has arrived the destination allocates, which takes the time that
-    --allocate says. The 1480 ms are the difference between QEMU's own two figures for a network
-    device with 300 MB of state: 1900 ms of downtime without the ACK, 420 ms with it.
+    It moves between two processes, comes with the package and really runs; no QEMU is needed. Its
+    device is simulated: when its initial data has arrived the destination allocates, which takes
+    the time that --allocate says. The 1480 ms are the difference between QEMU's own two figures for
+    a network device with 300 MB of state: 1900 ms of downtime without the ACK, 420 ms with it.
     """
     say("A machine runs in one process and goes on in another. Its device is simulated.")
     runs = list(run_demo(state, allocate, lambda text: say(f"moving: {text} …")))

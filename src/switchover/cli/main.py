@@ -7,7 +7,9 @@ import typer
 
 from .. import __version__
 from .demo import demo
+from .migrate import migrate
 from .receive import receive
+from .run import run
 from .send import send
 
 app = typer.Typer(
@@ -19,7 +21,9 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command()(demo)
+app.command()(migrate)
 app.command()(receive)
+app.command()(run)
 app.command()(send)
 
 

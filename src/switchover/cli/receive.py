@@ -18,7 +18,7 @@ from ..model.address import parse_address
 from ..model.capability import DESTINATION_CAPABILITIES, Capability, parse_capabilities
 from ..model.switchover import SwitchoverAckMode
 from .console import figures, say, warn
-from .run import run_transfer
+from .transfer import run_transfer
 from .values import parse_seconds, parse_size
 
 
@@ -83,7 +83,7 @@ def receive(
     ] = None,
     json: Annotated[bool, Option("--json", help="Print the result as one JSON object.")] = False,
 ) -> None:
-    """Be the destination of a QEMU: hold its guest, and park it in FILE.
+    """Be the destination of a QEMU, and park its guest in FILE.
 
     The guest never runs here. Its source is told that all is well only when FILE is whole and on
     disk; whatever goes wrong before leaves the guest running where it is. FILE is a QEMU migration

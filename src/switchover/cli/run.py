@@ -1,53 +1,280 @@
-"""Runs one transfer: shows it, reports it, and turns how it ended into an exit code."""
+"""`switchover run`: the built-in machine in this process, driven over QMP."""
 
-from collections.abc import Callable
+import asyncio
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Annotated, TextIO
 
-from typer import Exit
+from typer import BadParameter, Exit, Option
 
+from .. import __version__
+from ..channel.connection import Listener
+from ..channel.open import open_incoming, open_outgoing
+from ..engine.arrival import ArrivingDestination
+from ..engine.incoming import ReceiveOptions
+from ..engine.precopy import PrecopySource
 from ..engine.progress import Progress
-from ..errors import MigrationCancelled, MigrationError, UsageError
-from ..model.status import MigrationStatus
-from .console import fail, print_json, watching
+from ..errors import MigrationError
+from ..guest.machine import BuiltinMachine
+from ..guest.vfio_sim import VfioSim
+from ..model.address import MigrationAddress, UnixAddress
+from ..model.capability import Capability
+from ..model.parameter import Parameters
+from ..model.switchover import SwitchoverAckMode
+from ..qmp.commands import Machine
+from ..qmp.guest import SharedGuest
+from ..qmp.server import Server
+from ..worker import Worker
+from .console import fail, say, warn
+from .values import parse_size, parse_time
 
-FAILED = 1
-WRONG_USAGE = 2
+_FAILED, _INTERRUPTED = 1, 130
+_SERIAL_POLL_S = 0.01
+_VERSION = {
+    "qemu": {"major": 10, "minor": 0, "micro": 0},
+    "package": f"switchover {__version__}",
+}
+"""The QEMU whose QMP is spoken."""
 
 
-def run_transfer(transfer: Callable[[Progress], None], as_json: bool) -> Progress:
-    """Does a transfer with somebody watching.
+def _parse_rate(text: str) -> int | None:
+    if text == "max":
+        return None
+    if not text.isdecimal():
+        raise BadParameter(f"{text!r} is not a rate: expected pages a second, or max")
+    return int(text)
 
-    Args:
-        transfer: Does it, counting in what it is given.
-        as_json: Whether the result goes to standard output as JSON.
 
-    Returns:
-        The figures of a transfer that went well.
+def _parse_qmp(text: str) -> UnixAddress:
+    path = text.removeprefix("unix:")
+    if not path or path.startswith("tcp:"):
+        raise BadParameter(f"{text!r} is not a unix socket: expected unix:PATH")
+    return UnixAddress(path)
 
-    Raises:
-        Exit: With 1 when it failed, with 2 when it could not have gone well.
+
+def _parse_device(text: str, place: int) -> VfioSim:
+    kind, *options = text.split(",")
+    values = dict(option.partition("=")[::2] for option in options)
+    if kind != "vfio-sim" or not values.keys() <= {"id", "state", "allocate"}:
+        raise BadParameter(
+            f"{text!r} is not a device: expected vfio-sim[,id=NAME][,state=SIZE][,allocate=TIME]"
+        )
+    return VfioSim(
+        values.get("id", f"sim{place}"),
+        parse_size(values.get("state", "300M")),
+        parse_time(values.get("allocate", "1480ms")),
+    )
+
+
+def run(
+    qmp: Annotated[
+        UnixAddress,
+        Option(
+            metavar="unix:PATH",
+            parser=_parse_qmp,
+            help="Where QMP clients connect. Only the owner may; the socket is removed at the end.",
+        ),
+    ],
+    incoming: Annotated[
+        str | None,
+        Option(
+            metavar="URI|defer",
+            help="Receive the machine from here; defer waits for migrate-incoming.",
+        ),
+    ] = None,
+    memory: Annotated[
+        int, Option(metavar="SIZE", parser=parse_size, help="The machine's RAM.")
+    ] = "256M",  # type: ignore[assignment]
+    dirty_rate: Annotated[
+        int | None,
+        Option(
+            metavar="PAGES|max",
+            parser=_parse_rate,
+            help="Pages that the machine's program writes to in a second; max for all it can.",
+        ),
+    ] = "0",  # type: ignore[assignment]
+    region: Annotated[
+        int | None,
+        Option(
+            metavar="SIZE",
+            parser=parse_size,
+            help="How much of the RAM the program writes to.",
+            show_default="all above the first MiB",
+        ),
+    ] = None,
+    device: Annotated[
+        list[str] | None,
+        Option(
+            metavar="vfio-sim,state=SIZE,allocate=TIME",
+            help="A simulated device with so much state, all of it initial data, whose "
+            "destination takes so long to allocate. May be given several times.",
+        ),
+    ] = None,
+    serial: Annotated[
+        str | None,
+        Option(metavar="FILE", help="Where the serial port's lines go; - for standard output."),
+    ] = None,
+    paused: Annotated[
+        bool, Option("--paused", help="Do not let the machine run before QMP's cont.")
+    ] = False,
+    ram_only: Annotated[
+        bool,
+        Option(
+            "--ram-only",
+            help="Migrate nothing but the RAM, as a QEMU with -machine none and as much memory "
+            "takes it.",
+        ),
+    ] = False,
+) -> None:
+    """Run the built-in machine in this process, and let QMP clients drive it.
+
+    It runs until a client says quit, or until SIGTERM or Ctrl-C. The commands are QEMU's: query-
+    status, stop, cont, migrate, query-migrate, migrate_cancel and more; query-commands lists them.
     """
-    error: MigrationError | None = None
-    with watching() as observer:
-        progress = Progress(observer)
-        try:
-            transfer(progress)
-        except KeyboardInterrupt as interrupt:
-            # Behind the end there is nothing to be cancelled.
-            if progress.status != MigrationStatus.COMPLETED:
-                progress.status = MigrationStatus.CANCELLED
-                notes: list[str] = getattr(interrupt, "__notes__", [])
-                error = MigrationCancelled("; ".join(("cancelled", *notes)))
-        except MigrationError as failure:
-            progress.status = MigrationStatus.FAILED
-            error = failure
-        except Exception as bug:
-            progress.status = MigrationStatus.FAILED
-            if as_json:
-                print_json(progress.report(bug))
-            raise
-    if as_json:
-        print_json(progress.report(error))
-    if error is not None:
+    devices = [_parse_device(text, place) for place, text in enumerate(device or ())]
+    names = [one.idstr for one in devices]
+    if len(set(names)) != len(names):
+        raise BadParameter("two devices have the same id")
+    if ram_only and devices:
+        raise BadParameter("--ram-only and --device: a machine with nothing but RAM has no devices")
+    try:
+        machine = BuiltinMachine(
+            memory,
+            region_bytes=region,
+            pages_per_second=dirty_rate,
+            live_devices=devices,
+            ram_only=ram_only,
+        )
+        with ExitStack() as stack:
+            listener = stack.enter_context(Listener(qmp))
+            stack.enter_context(_printing(machine, serial))
+            exit_code = asyncio.run(_serve(machine, listener, incoming, is_paused=paused))
+    except MigrationError as error:
         fail(str(error))
-        raise Exit(WRONG_USAGE if isinstance(error, UsageError) else FAILED)
-    return progress
+        raise Exit(_FAILED) from error
+    if exit_code:
+        raise Exit(exit_code)
+
+
+async def _serve(
+    machine: BuiltinMachine, listener: Listener, incoming: str | None, *, is_paused: bool
+) -> int:
+    """Serves QMP until it is over; gives the exit code."""
+    loop = asyncio.get_running_loop()
+    over: asyncio.Future[int] = loop.create_future()
+
+    def end(exit_code: int, reason: str) -> None:
+        if not over.done():
+            server.notify("SHUTDOWN", {"guest": False, "reason": reason})
+            over.set_result(exit_code)
+
+    def die(reason: str) -> None:
+        fail(reason)
+        loop.call_soon_threadsafe(end, _FAILED, "host-error")
+
+    server = Server(_VERSION, lambda command, arguments: controlled.execute(command, arguments))
+    controlled = Machine(
+        machine,
+        _Channels(),
+        server.notify,
+        _VERSION,
+        has_incoming=incoming is not None,
+        is_paused=is_paused,
+    )
+    controlled.quits = lambda: end(0, "host-qmp-quit")
+    controlled.dies = die
+    loop.add_signal_handler(signal.SIGTERM, end, 0, "host-signal")
+    loop.add_signal_handler(signal.SIGINT, end, _INTERRUPTED, "host-signal")
+    try:
+        if incoming not in (None, "defer"):
+            controlled.listen(str(incoming))
+        await server.start(socket.socket(fileno=os.dup(listener.fileno())))
+        say(f"QMP is at {listener.address}")
+        exit_code = await over
+    finally:
+        controlled.close()
+        await server.close()
+    return exit_code
+
+
+class _Channels:
+    """Channels for the migrations of a machine."""
+
+    @contextmanager
+    def open_source(
+        self,
+        address: MigrationAddress,
+        guest: SharedGuest,
+        capabilities: frozenset[Capability],
+        parameters: Parameters,
+        progress: Progress,
+    ) -> Iterator[PrecopySource]:
+        """A source that is connected."""
+        with open_outgoing(address) as channel:
+            yield PrecopySource(guest, channel, capabilities, parameters, progress)
+
+    @contextmanager
+    def open_destination(
+        self,
+        address: MigrationAddress,
+        guest: SharedGuest,
+        capabilities: frozenset[Capability],
+        progress: Progress,
+    ) -> Iterator[tuple[ArrivingDestination, MigrationAddress]]:
+        """A destination that listens, and where."""
+        with open_incoming(address) as incoming:
+            options = ReceiveOptions(capabilities=capabilities, ack_mode=SwitchoverAckMode.LEGACY)
+            where = incoming.address if isinstance(incoming, Listener) else address
+            if isinstance(incoming, Listener):
+                say(f"listening on {where}")
+            yield ArrivingDestination(guest, incoming, options, progress, warn), where
+
+
+@contextmanager
+def _printing(machine: BuiltinMachine, target: str | None) -> Iterator[None]:
+    """Has what the machine prints written somewhere, or thrown away, as it comes."""
+    is_over, is_done = threading.Event(), threading.Event()
+    with ExitStack() as stack:
+        file: TextIO | None = None
+        if target == "-":
+            file = sys.stdout
+        elif target is not None:
+            try:
+                file = stack.enter_context(Path(target).open("w", buffering=1))
+            except OSError as error:
+                raise BadParameter(f"{target}: {error.strerror}") from error
+
+        def pump() -> None:
+            try:
+                while not is_over.wait(_SERIAL_POLL_S):
+                    _print_lines(machine, file)
+                _print_lines(machine, file)
+            except (OSError, ValueError) as error:
+                warn(f"the serial port's lines go nowhere from here on: {error}")
+                while not is_over.wait(_SERIAL_POLL_S):
+                    _print_lines(machine, None)
+            finally:
+                is_done.set()
+
+        Worker("serial", pump)
+        try:
+            yield
+        finally:
+            is_over.set()
+            # Nobody may be reading what it writes to.
+            is_done.wait(1.0)
+
+
+def _print_lines(machine: BuiltinMachine, file: TextIO | None) -> None:
+    lines = machine.serial.lines
+    count = len(lines)
+    if count and file is not None:
+        file.write("".join(f"{line.text}\n" for line in lines[:count]))
+        file.flush()
+    del lines[:count]

@@ -12,7 +12,7 @@ from ..engine.progress import Progress
 from ..engine.source import ParkedSource
 from ..model.address import parse_address
 from .console import figures, say
-from .run import run_transfer
+from .transfer import run_transfer
 
 
 def send(
@@ -30,7 +30,7 @@ def send(
     ],
     json: Annotated[bool, Option("--json", help="Print the result as one JSON object.")] = False,
 ) -> None:
-    """Be the source: put the guest in FILE into a QEMU, where it goes on.
+    """Put the parked guest in FILE into a QEMU, where it goes on.
 
     FILE is read and checked as a whole before anything is sent. Over tcp and unix the destination
     is asked to answer, and the command succeeds only when it has said that it has the guest. FILE

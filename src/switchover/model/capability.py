@@ -1,6 +1,6 @@
-"""Migration capabilities by their QAPI names, and which of them a destination here takes."""
+"""Migration capabilities by their QAPI names, and which of them are taken here."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 
 from ..errors import UsageError
@@ -53,6 +53,36 @@ DESTINATION_CAPABILITIES = _SOURCE_ONLY | {
 }
 """What a destination that parks a guest may be told to set."""
 
+MACHINE_CAPABILITIES = frozenset(
+    {Capability.EVENTS, Capability.RETURN_PATH, Capability.SWITCHOVER_ACK}
+)
+"""What a machine that runs here may be told to set, as a source or as a destination."""
+
+
+def change_capabilities(
+    capabilities: frozenset[Capability], changes: Mapping[Capability, bool]
+) -> frozenset[Capability]:
+    """The capabilities of a machine that runs, some of them switched on or off.
+
+    QEMU's rules hold for what comes out, so the order of the changes does not matter. To switch off
+    what is not supported is no change.
+
+    Raises:
+        UsageError: One is not supported here, or the set lacks what one of it needs.
+    """
+    for capability, state in changes.items():
+        if state and capability not in MACHINE_CAPABILITIES:
+            raise UsageError(f"capability '{capability}' is not supported by switchover")
+    switched_on = {capability for capability, state in changes.items() if state}
+    changed = capabilities - changes.keys() | switched_on
+    _check_needs(changed)
+    return changed
+
+
+def _check_needs(capabilities: frozenset[Capability]) -> None:
+    if Capability.SWITCHOVER_ACK in capabilities and Capability.RETURN_PATH not in capabilities:
+        raise UsageError("Capability 'switchover-ack' requires capability 'return-path'")
+
 
 def parse_capabilities(names: Iterable[str]) -> frozenset[Capability]:
     """The capabilities of that name, with QEMU's rules for a set of them.
@@ -69,6 +99,6 @@ def parse_capabilities(names: Iterable[str]) -> frozenset[Capability]:
         if capability not in DESTINATION_CAPABILITIES:
             raise UsageError(f"capability '{name}' is not supported by switchover yet")
         capabilities.add(capability)
-    if Capability.SWITCHOVER_ACK in capabilities and Capability.RETURN_PATH not in capabilities:
-        raise UsageError("Capability 'switchover-ack' requires capability 'return-path'")
-    return frozenset(capabilities)
+    parsed = frozenset(capabilities)
+    _check_needs(parsed)
+    return parsed

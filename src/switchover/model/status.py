@@ -6,17 +6,21 @@ from enum import StrEnum
 class MigrationStatus(StrEnum):
     """How far a migration has come.
 
+    NONE: there was none.
     SETUP: waiting for the other side, or for what comes before the RAM.
     ACTIVE: RAM travels; the machine may run.
     DEVICE: the machine is stopped; what is left travels.
     COMPLETED: the destination has everything, and said so.
     FAILED: something went wrong; the error says what.
-    CANCELLED: somebody asked for it to end.
+    CANCELLING: somebody asked for it to end, and it has not yet.
+    CANCELLED: somebody asked for it to end, and it has.
     """
 
+    NONE = "none"
     SETUP = "setup"
     ACTIVE = "active"
     DEVICE = "device"
     COMPLETED = "completed"
     FAILED = "failed"
+    CANCELLING = "cancelling"
     CANCELLED = "cancelled"

@@ -1,7 +1,7 @@
 """What drives a real QEMU: in our tests, in the demo, and in other people's tests.
 
 `Peer` is a QEMU that is installed, `Qemu` is one that runs, and a guest is what runs in it and can
-be checked afterwards. It needs the extra `testing`: ``pip install 'switchover[testing]'``.
+be checked afterwards.
 """
 
 from switchover.testing.guest import (
