@@ -5,11 +5,12 @@ Everything but the JSON object goes to standard error.
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 from ..engine.progress import Observer
 from ..model.stats import TransferReport
@@ -56,6 +57,16 @@ def watching() -> Iterator[Observer]:
     with Progress(*columns, console=_ERR, transient=True) as progress:
         task = progress.add_task("waiting", total=None, figures="")
         yield lambda report: _update(progress, task, report)
+
+
+@contextmanager
+def working() -> Iterator[Callable[[str], None]]:
+    """Somebody who is told what is going on: a line that changes on a terminal, else lines."""
+    if not _ERR.is_terminal:
+        yield say
+        return
+    with _ERR.status("") as status:
+        yield lambda text: status.update(Text(text))
 
 
 def _status_lines() -> Observer:

@@ -9,7 +9,7 @@ from rich.table import Table
 from typer import Exit, Option
 
 from ..demo import DemoRun, run_demo
-from .console import fail, say
+from .console import fail, say, working
 from .values import parse_size, parse_time
 
 FAILED = 1
@@ -42,7 +42,8 @@ def demo(
     a network device with 300 MB of state: 1900 ms of downtime without the ACK, 420 ms with it.
     """
     say("A machine runs in one process and goes on in another. Its device is simulated.")
-    runs = list(run_demo(state, allocate, lambda text: say(f"moving: {text} …")))
+    with working() as show:
+        runs = list(run_demo(state, allocate, lambda text: show(f"moving: {text} …")))
     if json:
         json_module.dump({"runs": [run.as_dict() for run in runs]}, sys.stdout, indent=2)
         sys.stdout.write("\n")

@@ -5,14 +5,14 @@ import json as json_module
 import re
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 from typer import Argument, BadParameter, Exit, Option
 
 from ..errors import MigrationError
 from ..qmp.driver import Address, Driver, Outcome, Plan, Server
-from .console import fail, say, size
+from .console import fail, say, size, working
 from .values import parse_size
 
 _FAILED = 1
@@ -80,7 +80,7 @@ def migrate(
     ] = None,
     json: Annotated[bool, Option("--json", help="Print the result as one JSON object.")] = False,
 ) -> None:
-    """Drive the migration of a machine whose QMP is at hand, a QEMU's or ours, and watch it.
+    """Drive a migration of any QMP server, QEMU's too, and watch it.
 
     It succeeds only when the source says that it has completed and, with --to-qmp, the destination
     says so too. Ctrl-C cancels the migration.
@@ -98,12 +98,22 @@ def migrate(
     if outcome.error is not None:
         fail(outcome.error)
         raise Exit(_FAILED)
-    say(_describe(outcome.source))
+    say(f"the machine was moved: {_figures(outcome.source)}")
 
 
 async def _drive(plan: Plan, source: Server, destination: Server | None) -> Outcome:
+    with working() as show:
+        return await _watch(plan, source, destination, _Watching(show).show)
+
+
+async def _watch(
+    plan: Plan,
+    source: Server,
+    destination: Server | None,
+    show: Callable[[Mapping[str, Any]], None],
+) -> Outcome:
     loop = asyncio.get_running_loop()
-    driver = Driver(plan, source, destination, _Watching().show, say)
+    driver = Driver(plan, source, destination, show, say)
 
     def cancel() -> None:
         say("cancelling; once more to leave it at that")
@@ -129,7 +139,8 @@ class _Watching:
 
     _EVERY = 10
 
-    def __init__(self) -> None:
+    def __init__(self, say_it: Callable[[str], None]) -> None:
+        self._say = say_it
         self._status = ""
         self._quiet = 0
 
@@ -139,10 +150,11 @@ class _Watching:
         status = str(info.get("status", "none"))
         if status != self._status or self._quiet == self._EVERY:
             self._status, self._quiet = status, 0
-            say(_describe(info))
+            figures = _figures(info)
+            self._say(f"{status}: {figures}" if figures else status)
 
 
-def _describe(info: Mapping[str, Any]) -> str:
+def _figures(info: Mapping[str, Any]) -> str:
     parts = []
     if ram := info.get("ram"):
         parts.append(f"{size(ram['transferred'])} transferred")
@@ -150,4 +162,4 @@ def _describe(info: Mapping[str, Any]) -> str:
     for name in ("total-time", "downtime"):
         if name in info:
             parts.append(f"{name} {info[name]} ms")
-    return f"{info.get('status', 'none')}: {', '.join(parts)}" if parts else str(info.get("status"))
+    return ", ".join(parts)

@@ -132,10 +132,10 @@ def run(
         ),
     ] = False,
 ) -> None:
-    """Run the built-in machine in this process, and let QMP clients drive it.
+    """Run the built-in machine in this process, driven by QMP.
 
-    It runs until a client says quit, or until SIGTERM or Ctrl-C. The commands are QEMU's: query-
-    status, stop, cont, migrate, query-migrate, migrate_cancel and more; query-commands lists them.
+    It runs until a client says quit, or until SIGTERM or Ctrl-C. The commands are QEMU's: stop,
+    cont, migrate, query-migrate, migrate_cancel and more; query-commands lists them all.
     """
     devices = [_parse_device(text, place) for place, text in enumerate(device or ())]
     names = [one.idstr for one in devices]
