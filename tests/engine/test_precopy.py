@@ -576,3 +576,26 @@ def test_pieces_of_every_size_arrive_in_order() -> None:
     assert arrived.loaded == sizes
     assert arrived.is_complete
     assert_same_memory(source, destination)
+
+
+def test_piece_that_no_destination_takes_is_refused_here() -> None:
+    class Huge(LiveDevice):
+        idstr = "huge"
+
+        def pending_bytes(self) -> int:
+            return 1
+
+        def save_iterate(self) -> bytes:
+            return bytes((16 << 20) + 1)
+
+    source = TinyGuest(1, live_devices=[Huge()])
+    source.cont()
+    with pair() as (to_destination, from_source):
+        played = Played(from_source, ["huge"])
+        error = Departure(source, to_destination).error()
+        played.join()
+    assert isinstance(error, GuestError)
+    assert str(error) == (
+        "device 'huge' gives a piece of 16777217 bytes, expected at most 16777216"
+    )
+    assert source.is_running

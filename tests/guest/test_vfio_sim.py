@@ -191,4 +191,3 @@ def test_it_asks_that_the_source_waits() -> None:
     device = VfioSim("vf7", 3, 0)
     assert device.idstr == "vf7/vfio-sim"
     assert device.wants_switchover_ack
-    assert device.parser() is None

@@ -55,10 +55,7 @@ class ArrivalLoader(StreamLoader):
         self._guest = guest
         self._ready = ready
         self._live = {device.idstr: device for device in guest.live_devices}
-        parsers = [
-            device.parser() or PrefixedParser(device.idstr, device.version_id)
-            for device in guest.live_devices
-        ]
+        parsers = [PrefixedParser(device.idstr, device.version_id) for device in guest.live_devices]
         ram_bytes = sum(ram.block.used_length for ram in guest.ram)
         super().__init__([RAMParser(ram_bytes), *parsers], progress)
         self._blocks = {ram.block.idstr: HeldBlock(ram.block, ram.memory) for ram in guest.ram}
@@ -79,7 +76,7 @@ class ArrivalLoader(StreamLoader):
                 self._store(self._blocks[run.block.idstr], run)
             case SectionItem(item=RAMBlocksListed(blocks=blocks)):
                 self._check_blocks(blocks)
-            case SectionItem(header=header, item=piece):
+            case SectionItem(header=header, item=bytes() as piece):
                 device = self._live[header.idstr]
                 if piece:
                     device.load(piece, partial(self._ready, device))

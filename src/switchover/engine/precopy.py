@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 
 from ..channel.base import Channel
-from ..errors import ChannelError, PeerError
+from ..errors import ChannelError, GuestError, PeerError
 from ..guest.base import Device, Guest
 from ..guest.globalstate import GlobalState
 from ..model.capability import Capability
@@ -24,7 +24,7 @@ from ..protocol.convergence import Convergence
 from ..protocol.savevm import Buffers, SaveVM
 from ..wire.command import Command, CommandMessage, ping
 from ..wire.description import encode_description
-from ..wire.prefixed import encode_prefixed
+from ..wire.prefixed import MAX_PREFIXED_BODY, encode_prefixed
 from ..wire.ram import EMPTY_BODY, MAX_RUN, RAM_IDSTR, RAM_VERSION
 from ..wire.vmstate import describe_device, encode_vmstate
 from .outgoing import UNSURE, OutgoingMigration
@@ -129,7 +129,7 @@ class PrecopySource(OutgoingMigration):
             self._write(save.command(ping(_PING)))
         self._write(save.start_section(self._ram_header, [ram.block_list(), EMPTY_BODY]))
         for device, header in self._live:
-            self._write(save.start_section(header, [encode_prefixed(device.save_setup())]))
+            self._write(save.start_section(header, [_encode_piece(header, device.save_setup())]))
 
     def _may_switch_over(self, ram: RAMSource) -> bool:
         """Whether little enough is left and nobody is waited for."""
@@ -171,7 +171,7 @@ class PrecopySource(OutgoingMigration):
         for device, header in self._live:
             self._wait_for_limit()
             if piece := device.save_iterate():
-                self._write_part(header, [encode_prefixed(piece)])
+                self._write_part(header, [_encode_piece(header, piece)])
                 self._has_sent_piece = True
         is_idle = not has_sent_ram or (self._is_waiting and not ram.dirty_pages)
         if is_idle and not self._has_sent_piece:
@@ -224,7 +224,7 @@ class PrecopySource(OutgoingMigration):
             self._write_ram(ram)
         for device, header in self._live:
             while piece := device.save_complete():
-                self._write_part(header, [encode_prefixed(piece)])
+                self._write_part(header, [_encode_piece(header, piece)])
         self._write(self._save.end_section(self._ram_header, [EMPTY_BODY]))
         for _, header in self._live:
             self._write(self._save.end_section(header, [encode_prefixed(b"")]))
@@ -248,3 +248,13 @@ class PrecopySource(OutgoingMigration):
         description = encode_description(Configuration(self._guest.machine), described)
         self._progress.devices = DeviceState(b"", description, tuple(sections))
         return description
+
+
+def _encode_piece(header: SectionHeader, piece: bytes) -> bytes:
+    """A piece of a live device, as the destination takes it."""
+    if len(piece) > MAX_PREFIXED_BODY:
+        raise GuestError(
+            f"device '{header.idstr}' gives a piece of {len(piece)} bytes, expected at most "
+            f"{MAX_PREFIXED_BODY}"
+        )
+    return encode_prefixed(piece)

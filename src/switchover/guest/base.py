@@ -8,7 +8,6 @@ described state; a `LiveDevice` is sent while the guest runs, in a section of it
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from ..model.section import LiveParser
 from ..model.vmstate import VmstateDescription
 from .ram import GuestRAM
 
@@ -42,7 +41,8 @@ class Device(Protocol):
 class LiveDevice:
     """A device that is sent in pieces while the guest runs, in a live section of its own.
 
-    A piece is bytes; on the wire its length stands before it. Subclasses override what they need.
+    A piece is bytes, at most 16 MiB; on the wire its length stands before it. Subclasses override
+    what they need.
 
     Attributes:
         idstr: Its name in the stream.
@@ -54,10 +54,6 @@ class LiveDevice:
     idstr: str
     version_id = 1
     wants_switchover_ack = False
-
-    def parser(self) -> LiveParser | None:
-        """What takes its section apart at the destination; None for length-prefixed pieces."""
-        return None
 
     # Source
 
@@ -82,12 +78,11 @@ class LiveDevice:
     def load_setup(self) -> None:
         """A migration begins."""
 
-    def load(self, piece: Any, ready: Callable[[], None]) -> None:
+    def load(self, piece: bytes, ready: Callable[[], None]) -> None:
         """Takes a piece.
 
         Args:
-            piece: The bytes that the source gave, the empty ones left out; with a parser of its own
-                what that gave.
+            piece: What the source gave, the empty ones left out.
             ready: To be called once when the source may stop the guest as far as this device goes;
                 from any thread.
 

@@ -60,6 +60,7 @@ class Cpu:
         self._serial = serial
         self._memory = memory  # Unicorn holds its address only
         self._worker: Worker | None = None
+        self._lock = threading.Lock()  # of who starts and stops it
         self._stopping = threading.Event()
         self._uc: Any = unicorn.Uc(unicorn.UC_ARCH_X86, unicorn.UC_MODE_64)
         address = memory.ctypes.data
@@ -94,10 +95,11 @@ class Cpu:
 
     def cont(self) -> None:
         """Runs on in a thread of its own."""
-        if self._worker is None:
-            self._stopping.clear()
-            self._pacer.cont(time.monotonic_ns())
-            self._worker = Worker("vcpu", self._run)
+        with self._lock:
+            if self._worker is None:
+                self._stopping.clear()
+                self._pacer.cont(time.monotonic_ns())
+                self._worker = Worker("vcpu", self._run)
 
     def stop(self) -> None:
         """Stops where the program next asks for work, and waits for that.
@@ -105,11 +107,12 @@ class Cpu:
         Raises:
             GuestError: It could not go on, somewhere on the way.
         """
-        if self._worker is None:
-            return
-        self._stopping.set()
-        self._worker.join()
-        error, self._worker = self._worker.error, None
+        with self._lock:
+            if self._worker is None:
+                return
+            self._stopping.set()
+            self._worker.join()
+            error, self._worker = self._worker.error, None
         if error is not None:
             raise error
 
