@@ -1,5 +1,6 @@
 """The source of a guest that runs: when it stops it, how fast it sends, how it is called off."""
 
+import errno
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -31,13 +32,20 @@ from tests.engine.peer import ACK, shut
 from switchover.channel.connection import Listener, connect
 from switchover.engine.precopy import IDLE_NS, PrecopySource
 from switchover.engine.progress import Progress
-from switchover.errors import ChannelError, GuestError, MigrationCancelled, PeerError
+from switchover.errors import (
+    ChannelError,
+    GuestError,
+    KernelError,
+    MigrationCancelled,
+    PeerError,
+)
 from switchover.guest.base import LiveDevice
 from switchover.model.address import InetAddress, UnixAddress
 from switchover.model.parameter import Parameters
 from switchover.model.stats import TransferReport
 from switchover.model.status import MigrationStatus
 from switchover.protocol.grammar import StreamState
+from switchover.tracker import choose
 
 SLOW, ENDLESS = 2000, None
 
@@ -75,6 +83,24 @@ def test_running_machine_moves(listener: Listener, pages_per_second: int | None)
     assert sent.downtime_ms is not None
     assert sent.dirty_sync_count >= 1
     assert destination.pacer.pages_per_second == pages_per_second
+
+
+@pytest.mark.parametrize("pages_per_second", [SLOW, None], ids=["slow", "fast"])
+def test_running_machine_moves_from_a_kernel_that_notes_no_writes(
+    monkeypatch: pytest.MonkeyPatch, pages_per_second: int | None
+) -> None:
+    def refuse(memory: object) -> None:
+        raise KernelError("PAGEMAP_SCAN", OSError(errno.ENOTTY, "Inappropriate ioctl for device"))
+
+    monkeypatch.setattr(choose, "PagemapScanTracker", refuse)
+    source, destination = make_machine(pages_per_second), make_machine()
+    source.cont()
+    wait_for_ticks(source, 3)
+    departure = move(source, destination)
+    assert_one_machine(source, destination)
+    assert departure.progress.report().tracking == (
+        "compare, as the kernel refuses PAGEMAP_SCAN: Inappropriate ioctl for device"
+    )
 
 
 def test_machine_that_moved_moves_on() -> None:
