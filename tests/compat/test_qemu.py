@@ -44,7 +44,7 @@ def test_second_monitor_answers(peer_10_0: Peer) -> None:
 
 def test_failed_migration_gives_the_reason(peer: Peer) -> None:
     with Qemu(peer, "none", "16M") as qemu:
-        qemu.migrate("exec:exit 3")
+        qemu.migrate(f"unix:{qemu.directory / 'nobody'}")
         with pytest.raises(QemuError, match=r"the migration is failed, not completed: .+"):
             qemu.wait_status("completed")
 
