@@ -1,17 +1,31 @@
-"""Waiting for a condition, with a deadline: a test never sleeps for its own sake."""
+"""Waiting for what another thread does, with an end to it."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
-TIMEOUT_S = 30.0
-"""How long a thing may take that usually takes milliseconds, on a slow and busy machine."""
+DEADLINE_S = 60
+LEAVE_S = 0.0002
+"""For so long whoever waits leaves the interpreter to others: otherwise they may have no turn."""
 
-_POLL_S = 0.002
 
+def turns_until(condition: Callable[[], bool], what: str) -> Iterator[None]:
+    """Gives turn after turn until something is so.
 
-def wait_until(condition: Callable[[], bool], timeout_s: float = TIMEOUT_S) -> None:
-    """Returns once the condition holds; fails when it does not in time."""
-    deadline = time.monotonic() + timeout_s
+    Raises:
+        AssertionError: It takes too long.
+    """
+    deadline = time.monotonic() + DEADLINE_S
     while not condition():
-        assert time.monotonic() < deadline, f"nothing happened in {timeout_s:g} s"
-        time.sleep(_POLL_S)
+        assert time.monotonic() < deadline, f"after {DEADLINE_S} s there is no {what}"
+        yield
+        time.sleep(LEAVE_S)
+
+
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    """Waits until something is so.
+
+    Raises:
+        AssertionError: It takes too long.
+    """
+    for _ in turns_until(condition, what):
+        pass
