@@ -1,9 +1,12 @@
-"""The options that say where the peers are, and whether a test may do without one."""
+"""The options that say where the peers are, and a listener for whoever needs one."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from switchover.channel.connection import Listener
+from switchover.model.address import InetAddress, UnixAddress
 from switchover.testing import default_directory
 
 
@@ -29,3 +32,18 @@ def peers_directory(pytestconfig: pytest.Config) -> Path:
     directory = pytestconfig.getoption("--peers-dir")
     assert isinstance(directory, Path)
     return directory
+
+
+@pytest.fixture(params=["tcp", "unix"])
+def listener(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Listener]:
+    """Somebody who listens, over tcp and over a unix socket in turn."""
+    directory = tmp_path_factory.mktemp("listener")
+    address = (
+        InetAddress("127.0.0.1", 0)
+        if request.param == "tcp"
+        else UnixAddress(str(directory / "socket"))
+    )
+    with Listener(address) as opened:
+        yield opened

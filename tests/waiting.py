@@ -8,7 +8,7 @@ LEAVE_S = 0.0002
 """For so long whoever waits leaves the interpreter to others: otherwise they may have no turn."""
 
 
-def turns_until(condition: Callable[[], bool], what: str) -> Iterator[None]:
+def turns_until(condition: Callable[[], object], what: str) -> Iterator[None]:
     """Gives turn after turn until something is so.
 
     Raises:
@@ -21,7 +21,7 @@ def turns_until(condition: Callable[[], bool], what: str) -> Iterator[None]:
         time.sleep(LEAVE_S)
 
 
-def wait_until(condition: Callable[[], bool], what: str) -> None:
+def wait_until(condition: Callable[[], object], what: str) -> None:
     """Waits until something is so.
 
     Raises:

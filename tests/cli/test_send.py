@@ -3,7 +3,6 @@
 import os
 import signal
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,7 +25,6 @@ from switchover.channel.connection import Listener
 from switchover.channel.file import AtomicFile
 from switchover.engine.progress import Progress
 from switchover.engine.source import ParkedSource
-from switchover.model.address import InetAddress, UnixAddress
 
 
 @pytest.fixture
@@ -39,20 +37,6 @@ def park(path: Path, pages: int) -> Path:
     with AtomicFile(path) as channel:
         ParkedSource(make_guest(pages=pages), channel, Progress()).run()
     return path
-
-
-@pytest.fixture(params=["tcp", "unix"])
-def listener(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Listener]:
-    directory = tmp_path_factory.mktemp("listener")
-    address = (
-        InetAddress("127.0.0.1", 0)
-        if request.param == "tcp"
-        else UnixAddress(str(directory / "socket"))
-    )
-    with Listener(address) as opened:
-        yield opened
 
 
 def accept(listener: Listener) -> PeerSocket:

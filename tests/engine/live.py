@@ -1,13 +1,13 @@
 """Guests that run, and the two engines that move them beside the thread of a test."""
 
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+from tests.waiting import wait_until
 
 from switchover.channel.base import Channel
 from switchover.channel.connection import Connection, Listener
@@ -37,18 +37,6 @@ SWITCHOVER_ACK = RETURN_PATH | {Capability.SWITCHOVER_ACK}
 
 FAST = Parameters(max_bandwidth=0)
 """No limit but the line's."""
-
-_TIMEOUT_S = 60
-_POLL_S = 0.002
-
-
-def wait_until(condition: Callable[[], object], what: str) -> None:
-    """Waits for a condition that some thread makes true; fails the test when nobody does."""
-    deadline = time.monotonic() + _TIMEOUT_S
-    never = threading.Event()
-    while not condition():
-        assert time.monotonic() < deadline, f"never: {what}"
-        never.wait(_POLL_S)
 
 
 # Guests

@@ -22,8 +22,8 @@ from tests.engine.live import (
     move,
     pair,
     wait_for_ticks,
-    wait_until,
 )
+from tests.waiting import wait_until
 
 from switchover.channel.base import Buffer
 from switchover.channel.connection import Connection

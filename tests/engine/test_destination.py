@@ -56,20 +56,6 @@ SECOND_NS = 1_000_000_000
 NEVER_NS = 1 << 62
 
 
-@pytest.fixture(params=["tcp", "unix"])
-def listener(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Listener]:
-    directory = tmp_path_factory.mktemp("listener")
-    address = (
-        InetAddress("127.0.0.1", 0)
-        if request.param == "tcp"
-        else UnixAddress(str(directory / "socket"))
-    )
-    with Listener(address) as opened:
-        yield opened
-
-
 # All is well
 
 

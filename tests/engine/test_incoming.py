@@ -14,9 +14,9 @@ from tests.engine.live import (
     TinyGuest,
     Withholding,
     assert_same_memory,
-    wait_until,
 )
 from tests.engine.peer import ACK, PeerSocket, connect_to, joined, pong, shut
+from tests.waiting import wait_until
 
 from switchover.channel.base import Buffer
 from switchover.channel.connection import Connection, Listener

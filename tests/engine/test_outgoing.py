@@ -21,9 +21,9 @@ from tests.engine.live import (
     make_machine,
     pair,
     wait_for_ticks,
-    wait_until,
 )
 from tests.engine.peer import ACK, pong, shut
+from tests.waiting import wait_until
 
 from switchover.channel.base import Buffer
 from switchover.channel.connection import Connection

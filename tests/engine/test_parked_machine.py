@@ -32,7 +32,7 @@ def test_machine_is_parked_while_it_runs_and_runs_on_elsewhere(tmp_path: Path) -
     path = tmp_path / "guest"
     source = BuiltinMachine(RAM_BYTES, pages_per_second=20_000)
     source.cont()
-    wait_until(lambda: len(source.serial.lines) >= 5)
+    wait_until(lambda: len(source.serial.lines) >= 5, "five ticks here")
     with Listener(InetAddress("127.0.0.1", 0)) as listener, AtomicFile(path) as file:
         parking = ParkingDestination(listener, file, OPTIONS, Progress(), no_warning)
         worker = Worker("mig/dst/main", parking.run)
@@ -56,7 +56,7 @@ def test_machine_is_parked_while_it_runs_and_runs_on_elsewhere(tmp_path: Path) -
             ParkedSource(guest, channel, Progress()).run()
         worker.join()
         assert worker.error is None
-    wait_until(lambda: len(destination.serial.lines) >= 5)
+    wait_until(lambda: len(destination.serial.lines) >= 5, "five ticks there")
     destination.stop()
     destination.check()
     ticks = [line.text for line in (*source.serial.lines, *destination.serial.lines)]

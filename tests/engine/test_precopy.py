@@ -3,9 +3,8 @@
 import errno
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,9 +24,9 @@ from tests.engine.live import (
     move,
     pair,
     wait_for_ticks,
-    wait_until,
 )
 from tests.engine.peer import ACK, shut
+from tests.waiting import wait_until
 
 from switchover.channel.connection import Listener, connect
 from switchover.engine.precopy import IDLE_NS, PrecopySource
@@ -40,7 +39,6 @@ from switchover.errors import (
     PeerError,
 )
 from switchover.guest.base import LiveDevice
-from switchover.model.address import InetAddress, UnixAddress
 from switchover.model.parameter import Parameters
 from switchover.model.stats import TransferReport
 from switchover.model.status import MigrationStatus
@@ -48,20 +46,6 @@ from switchover.protocol.grammar import StreamState
 from switchover.tracker import choose
 
 SLOW, ENDLESS = 2000, None
-
-
-@pytest.fixture(params=["tcp", "unix"])
-def listener(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Listener]:
-    address = (
-        InetAddress("127.0.0.1", 0)
-        if request.param == "tcp"
-        else UnixAddress(str(tmp_path / "socket"))
-    )
-    with Listener(address) as opened:
-        yield opened
-
-
-# All is well
 
 
 @pytest.mark.parametrize("pages_per_second", [0, SLOW, ENDLESS])

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from tests.engine.live import wait_until
+from tests.waiting import wait_until
 
 from switchover.engine import ram_source
 from switchover.engine.ram_source import RAMSource, find_zero_pages

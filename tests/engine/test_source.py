@@ -2,7 +2,7 @@
 
 import socket
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +33,6 @@ from switchover.engine.progress import Progress
 from switchover.engine.source import ParkedSource
 from switchover.errors import ChannelError, GuestError, PeerError, StreamError
 from switchover.guest.parked import ParkedGuest
-from switchover.model.address import InetAddress, UnixAddress
 from switchover.model.ramblock import RAMBlock
 from switchover.model.status import MigrationStatus
 from switchover.model.switchover import SwitchoverAckMode
@@ -46,20 +45,6 @@ UNSURE = (
 )
 NOT_WHOLE = "; the destination did not get the whole guest"
 GARBAGE = b"\xff\xfe\xfd\xfc"
-
-
-@pytest.fixture(params=["tcp", "unix"])
-def listener(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Listener]:
-    directory = tmp_path_factory.mktemp("listener")
-    address = (
-        InetAddress("127.0.0.1", 0)
-        if request.param == "tcp"
-        else UnixAddress(str(directory / "socket"))
-    )
-    with Listener(address) as opened:
-        yield opened
 
 
 def sent_stream(guest: ParkedGuest) -> bytes:

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Self
 
 import numpy as np
-from tests.guest.waiting import DEADLINE_S, wait_until
+from tests.waiting import DEADLINE_S, wait_until
 
 from switchover.guest.machine import REGION_START, BuiltinMachine
 from switchover.model.ramblock import TARGET_PAGE_SIZE, Bytes

@@ -8,7 +8,7 @@ import unicorn
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.fuzzing import stable
-from tests.guest.waiting import wait_until
+from tests.waiting import wait_until
 
 from switchover.errors import GuestError
 from switchover.guest.cpu import PORT_PACER, PORT_SERIAL, Cpu

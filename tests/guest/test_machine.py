@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tests.guest.relay import Runner, load_devices, new_machine, save_devices
-from tests.guest.waiting import wait_until
+from tests.waiting import wait_until
 
 import switchover.guest
 from switchover.errors import GuestError

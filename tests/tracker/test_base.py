@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.fuzzing import stable
-from tests.guest.waiting import turns_until
 from tests.kernel.needed import needs_written_pages
+from tests.waiting import turns_until
 
 from switchover.guest.machine import RAM_BLOCK, BuiltinMachine
 from switchover.guest.ram import GuestRAM
