@@ -10,12 +10,15 @@
     |-- ChannelError           the pipe broke, or could not be opened; __cause__ is the OSError
     |-- KernelError            a call we need is refused or missing; .call, .errno
     |-- GuestError             a guest or one of its devices would not save or load
+    |   `-- DeviceError        a device refused a step of its migration; .device, .step, .errno
     `-- MigrationCancelled     asked for; not a failure
 
 The text of each is one sentence in the present tense, without a dot at its end: what is wrong,
 what was expected, what was there instead, and where. Decoders raise StreamError and nothing else,
 whatever bytes they are given.
 """
+
+from os import strerror
 
 
 class MigrationError(Exception):
@@ -98,6 +101,22 @@ class KernelError(MigrationError):
 
 class GuestError(MigrationError):
     """The guest, or one of its devices, cannot be saved or loaded."""
+
+
+class DeviceError(GuestError):
+    """A device refused a step of its migration, as the kernel's devices do: with an errno.
+
+    Args:
+        device: Its name.
+        step: What it was asked for, as the end of "cannot …".
+        errno: Why not.
+    """
+
+    def __init__(self, device: str, step: str, errno: int) -> None:
+        self.device = device
+        self.step = step
+        self.errno = errno
+        super().__init__(f"device '{device}' cannot {step}: {strerror(errno)}")
 
 
 class MigrationCancelled(MigrationError):

@@ -1,0 +1,1 @@
+"""Devices with the kernel's VFIO migration interface: real ones, and one that is simulated."""
