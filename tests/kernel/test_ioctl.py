@@ -9,10 +9,12 @@ from collections.abc import Iterator
 import pytest
 
 from switchover.errors import KernelError
-from switchover.kernel.ioctl import ioctl, ior, iowr, syscall
+from switchover.kernel.ioctl import io, ioctl, ior, iowr, syscall
 
 FIONREAD = 0x541B
 """How many bytes can be read; older than the formula."""
+FIOCLEX = 0x5451
+"""Sets close-on-exec; takes no argument."""
 
 
 class Integer(ctypes.Structure):
@@ -30,6 +32,8 @@ def pipe() -> Iterator[tuple[int, int]]:
 @pytest.mark.parametrize(
     ("made", "number"),
     [
+        pytest.param(io(0x12, 104), 0x1268, id="BLKSSZGET"),
+        pytest.param(io(ord(";"), 117), 0x3B75, id="VFIO_DEVICE_FEATURE"),
         pytest.param(ior(ord("v"), 1, 8), 0x8008_7601, id="FS_IOC_GETVERSION"),
         pytest.param(ior(ord("T"), 0x30, 4), 0x8004_5430, id="TIOCGPTN"),
         pytest.param(iowr(ord("f"), 11, 32), 0xC020_660B, id="FS_IOC_FIEMAP"),
@@ -47,6 +51,19 @@ def test_the_kernel_writes_into_the_argument(pipe: tuple[int, int]) -> None:
     argument = Integer()
     assert ioctl(read_end, "FIONREAD", FIONREAD, argument) == 0
     assert argument.value == 3
+
+
+def test_there_may_be_no_argument(pipe: tuple[int, int]) -> None:
+    os.set_inheritable(pipe[0], True)
+    assert ioctl(pipe[0], "FIOCLEX", FIOCLEX) == 0
+    assert not os.get_inheritable(pipe[0])
+
+
+@pytest.mark.parametrize("argument", [None, Integer()])
+def test_no_descriptor_is_a_bad_one(argument: Integer | None) -> None:
+    with pytest.raises(KernelError) as caught:
+        ioctl(-1, "FIONREAD", FIONREAD, argument)
+    assert (caught.value.call, caught.value.errno) == ("FIONREAD", errno.EBADF)
 
 
 def test_refused_ioctl_is_named(pipe: tuple[int, int]) -> None:
