@@ -1,13 +1,20 @@
 """Values as people write them on the command line."""
 
 import re
+from collections.abc import Callable
 from decimal import Decimal
 
 from typer import BadParameter
 
-_SIZE = re.compile(r"(\d+)([KMGT]?)(?:i?B)?", re.IGNORECASE)
-_TIME = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ms|s)")
-_SHIFTS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
+from ..errors import UsageError
+from ..model import quantity
+
+
+def _parse(parser: Callable[[str], int], text: str) -> int:
+    try:
+        return parser(text)
+    except UsageError as error:
+        raise BadParameter(str(error)) from error
 
 
 def parse_size(text: str) -> int:
@@ -16,10 +23,7 @@ def parse_size(text: str) -> int:
     Raises:
         BadParameter: It is no size.
     """
-    match = _SIZE.fullmatch(text.strip())
-    if match is None:
-        raise BadParameter(f"{text!r} is not a size: expected a number and K, M, G or T")
-    return int(match[1]) << _SHIFTS[match[2].upper()]
+    return _parse(quantity.parse_size, text)
 
 
 def parse_seconds(text: str) -> int:
@@ -39,7 +43,4 @@ def parse_time(text: str) -> int:
     Raises:
         BadParameter: It is no time.
     """
-    match = _TIME.fullmatch(text.strip())
-    if match is None:
-        raise BadParameter(f"{text!r} is not a time: expected a number and ms or s")
-    return int(Decimal(match[1]) * (10**6 if match[2] == "ms" else 10**9))
+    return _parse(quantity.parse_time, text)
