@@ -6,6 +6,7 @@ from switchover.errors import UsageError
 from switchover.model.capability import (
     DESTINATION_CAPABILITIES,
     MACHINE_CAPABILITIES,
+    QEMU_CAPABILITIES,
     Capability,
     change_capabilities,
     parse_capabilities,
@@ -55,12 +56,22 @@ def test_the_ack_needs_the_return_path() -> None:
 def test_changes_are_judged_by_what_comes_out() -> None:
     both = {Capability.SWITCHOVER_ACK: True, Capability.RETURN_PATH: True}
     changed = change_capabilities(frozenset({Capability.EVENTS}), both)
-    assert changed == MACHINE_CAPABILITIES
+    assert changed == {Capability.EVENTS, *both}
     off = dict.fromkeys(both, False)
     assert change_capabilities(changed, off) == {Capability.EVENTS}
     with pytest.raises(UsageError) as caught:
         change_capabilities(changed, {Capability.RETURN_PATH: False})
     assert str(caught.value) == "Capability 'switchover-ack' requires capability 'return-path'"
+
+
+def test_load_reports_need_the_return_path_too() -> None:
+    with pytest.raises(UsageError) as caught:
+        change_capabilities(frozenset(), {Capability.X_LOAD_REPORT: True})
+    assert str(caught.value) == "Capability 'x-load-report' requires capability 'return-path'"
+
+
+def test_one_capability_is_our_own() -> None:
+    assert set(Capability) - set(QEMU_CAPABILITIES) == {Capability.X_LOAD_REPORT}
 
 
 @pytest.mark.parametrize("capability", sorted(set(Capability) - MACHINE_CAPABILITIES))

@@ -11,6 +11,9 @@ def test_the_defaults_are_qemus() -> None:
     assert dataclasses.asdict(Parameters()) == {
         "max_bandwidth": 134217728,
         "downtime_limit_ms": 300,
+        "avail_switchover_bandwidth": 0,
+        "switchover_ack_timeout_ms": 0,
+        "switchover_ack_timeout_policy": "cancel",
     }
 
 

@@ -2,7 +2,13 @@
 
 import json
 
-from switchover.model.stats import DeviceReport, SwitchoverAckReport, TransferReport
+from switchover.model.stats import (
+    DeviceReport,
+    ExpectedDowntime,
+    Phase,
+    SwitchoverAckReport,
+    TransferReport,
+)
 from switchover.model.status import MigrationStatus
 from switchover.model.switchover import SwitchoverAckMode
 
@@ -16,6 +22,9 @@ REPORT = TransferReport(
     zero_pages=4094,
     devices=(DeviceReport("timer", 0, 2, 24),),
     total_ms=7.25,
+    downtime_ms=12.5,
+    expected_downtime=ExpectedDowntime(12.0, 4.0, is_load_measured=True),
+    phases=(Phase("source", "stop", 0.0, 12.5),),
 )
 
 
@@ -28,6 +37,9 @@ def test_a_report_goes_into_json_with_every_part_of_it() -> None:
             "asked_ms": 1.5,
             "sent_ms": 2.5,
             "received_ms": None,
+            "waiting_for": [],
+            "waiting_ms": None,
+            "timed_out": False,
         },
         "ram_bytes": 16777216,
         "transferred_bytes": 12345,
@@ -40,8 +52,14 @@ def test_a_report_goes_into_json_with_every_part_of_it() -> None:
         "bandwidth": 0,
         "dirty_sync_count": 0,
         "tracking": None,
-        "ack_wait_ms": None,
-        "downtime_ms": None,
+        "downtime_ms": 12.5,
+        "expected_downtime": {
+            "expected_ms": 12.0,
+            "transfer_ms": 4.0,
+            "is_load_measured": True,
+        },
+        "phases": [{"side": "source", "name": "stop", "start_ms": 0.0, "duration_ms": 12.5}],
+        "hint": None,
     }
 
 

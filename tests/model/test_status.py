@@ -10,6 +10,7 @@ def test_states_have_their_qapi_names() -> None:
         "none",
         "setup",
         "active",
+        "pre-switchover",
         "device",
         "completed",
         "failed",

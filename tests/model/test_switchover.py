@@ -23,7 +23,7 @@ LEGACY, PER_DEVICE = SwitchoverAckMode.LEGACY, SwitchoverAckMode.PER_DEVICE
         ("pc-q35-11.1", (11, 1), PER_DEVICE, True),
         ("pc-i440fx-11.2", (11, 2), PER_DEVICE, True),
         ("pc-q35-12.0", (12, 0), PER_DEVICE, True),
-        ("switchover-1", None, LEGACY, False),
+        ("switchover-1", None, LEGACY, True),
         ("none", None, None, False),
         ("microvm", None, None, False),
         ("virt-11.1", None, None, False),

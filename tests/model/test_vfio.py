@@ -16,6 +16,7 @@ from switchover.model.vfio import (
     opens_data,
     single_moves,
     states_of,
+    vfio_idstr,
 )
 
 S = VfioState
@@ -95,7 +96,7 @@ def test_every_state_has_a_row_and_none_leads_to_error() -> None:
 @pytest.mark.parametrize(("start", "goal"), list(product(VfioState, VfioState)))
 def test_the_first_move_is_the_kernels(start: VfioState, goal: VfioState) -> None:
     way = find_way(start, goal, WHOLE)
-    if goal == S.ERROR or (start == S.ERROR and goal != start):
+    if S.ERROR in (start, goal):
         assert way is None
     elif start == goal:
         assert way == ()
@@ -114,8 +115,7 @@ def test_a_way_is_of_single_moves_through_states_that_the_device_has(
     way = find_way(start, goal, flags)
     if way is None:
         impossible = (
-            start == S.ERROR
-            or goal == S.ERROR
+            S.ERROR in (start, goal)
             or goal not in states_of(flags)
             or (start == S.STOP_COPY and goal in PRE_COPY_STATES)
         )
@@ -152,3 +152,7 @@ def test_a_data_descriptor_is_due_on_entering(start: VfioState, following: VfioS
 def test_values_have_defaults() -> None:
     assert not PrecopyInfo(1, 2).is_reinit
     assert PciConfig(bytes(256)) == PciConfig(bytes(256), (0, 0, 0, 0), b"")
+
+
+def test_a_section_is_named_after_its_device() -> None:
+    assert (vfio_idstr("nic"), vfio_idstr("")) == ("nic/vfio", "vfio")

@@ -9,7 +9,8 @@ START = 7_000 * MS
 def measured(*, wire_bytes: int = 100_000_000, downtime_limit_ms: int = 300) -> Convergence:
     """A source that the line held back while it sent so much in its first window."""
     convergence = Convergence(0, downtime_limit_ms, START)
-    convergence.sent(wire_bytes, WINDOW_NS, START)
+    for tenth in range(10):
+        convergence.sent(wire_bytes // 10, WINDOW_NS // 10, START + tenth * WINDOW_NS // 10)
     convergence.sent(0, 0, START + WINDOW_NS)
     return convergence
 
@@ -32,7 +33,8 @@ def test_a_window_is_measured_when_the_next_one_begins() -> None:
 def test_a_window_that_the_line_held_back_counts_up_and_down() -> None:
     convergence = measured(wire_bytes=100 << 20)
     assert convergence.bandwidth == 1000 << 20
-    convergence.sent(10 << 20, WINDOW_NS // 2, START + WINDOW_NS)
+    for _ in range(2):
+        convergence.sent(5 << 20, WINDOW_NS // 4, START + WINDOW_NS)
     convergence.sent(0, 0, START + 2 * WINDOW_NS)
     assert convergence.bandwidth == 100 << 20
 
@@ -127,7 +129,62 @@ def test_a_window_with_a_pause_does_not_lower_what_is_known_however_long_its_wri
     convergence = measured(wire_bytes=100 << 20)
     convergence.sent(4096, WINDOW_NS, START + WINDOW_NS)
     convergence.paused()
-    convergence.sent(4096, WINDOW_NS, START + 2 * WINDOW_NS)
+    for _ in range(4):
+        convergence.sent(1024, WINDOW_NS // 4, START + 2 * WINDOW_NS)
     assert convergence.bandwidth == 1000 << 20
     convergence.sent(4096, 0, START + 3 * WINDOW_NS)
     assert convergence.bandwidth == 40960
+
+
+# How well the line is known
+
+
+def test_a_window_that_the_line_held_back_is_a_measure() -> None:
+    assert measured().is_measured and not measured().wants_probe
+    convergence = Convergence(0, 300, START)
+    assert convergence.wants_probe
+    convergence.sent(1 << 20, MS, START)
+    convergence.sent(0, 0, START + WINDOW_NS)
+    assert not convergence.is_measured and convergence.wants_probe
+
+
+def test_a_destination_that_does_not_read_for_a_while_is_no_measure() -> None:
+    convergence = measured(wire_bytes=100 << 20)
+    convergence.sent(4 << 20, 1500 * MS, START + WINDOW_NS)
+    convergence.sent(0, 0, START + WINDOW_NS + 1500 * MS)
+    assert convergence.bandwidth == 1000 << 20
+
+
+def test_an_allocation_of_a_window_is_no_measure_either() -> None:
+    convergence = measured(wire_bytes=100 << 20)
+    convergence.sent(1 << 20, WINDOW_NS, START + WINDOW_NS)
+    convergence.sent(1 << 20, 0, START + 2 * WINDOW_NS)
+    assert convergence.bandwidth == 1000 << 20
+
+
+def test_the_writing_alone_tells_what_is_likely() -> None:
+    assert Convergence(0, 300, START).likely_bandwidth == 0
+    convergence = Convergence(0, 300, START)
+    convergence.avail_switchover_bandwidth = 5
+    assert convergence.likely_bandwidth == 5
+    convergence.sent(1 << 20, 2 * MS, START)
+    assert convergence.likely_bandwidth == 500 << 20
+    assert measured(wire_bytes=100 << 20).likely_bandwidth == 1000 << 20
+
+
+def test_a_line_that_is_slow_is_one_in_the_end() -> None:
+    convergence = Convergence(0, 300, START)
+    for number in range(3):
+        convergence.sent(4 << 20, 4000 * MS, START + number * 4000 * MS)
+        assert convergence.is_measured is (number == 2)
+    assert convergence.bandwidth == 1 << 20
+
+
+def test_a_bandwidth_that_is_given_is_believed() -> None:
+    convergence = measured(wire_bytes=100_000_000)
+    convergence.avail_switchover_bandwidth = 2_000_000_000
+    assert convergence.expected_bandwidth == 2_000_000_000
+    assert convergence.threshold_bytes == 600_000_000
+    fresh = Convergence(0, 300, START)
+    fresh.avail_switchover_bandwidth = 1
+    assert not fresh.wants_probe

@@ -36,6 +36,7 @@ from switchover.protocol.event import (
     LiveSectionsEnded,
     Pinged,
     ReturnPathOpened,
+    SectionEnding,
     SectionItem,
     SectionStarted,
     StreamEnded,
@@ -131,6 +132,7 @@ def test_the_golden_stream_of_a_machine_without_anything() -> None:
         SectionItem(header, RAMBlocksListed(())),
         SectionStarted(header, has_footers=True),
         SwitchoverStarted(),
+        SectionEnding(header),
         LiveSectionsEnded(),
     ]
     assert isinstance(ended, StreamEnded)
@@ -153,6 +155,8 @@ def test_everything_in_a_stream_comes_out_of_it() -> None:
         SectionStarted(RAM_HEADER, has_footers=True),
         SectionStarted(LIVE_HEADER, has_footers=True),
         SwitchoverStarted(),
+        SectionEnding(RAM_HEADER),
+        SectionEnding(LIVE_HEADER),
         LiveSectionsEnded(),
     ]
     assert received.devices is not None
@@ -617,7 +621,9 @@ def test_empty_parts_of_ram_bring_no_event_each() -> None:
     assert load.section_count == 1 + 100_000
     load.receive_data(END_RAM)
     drain(load, received)
-    assert received.events[before:] == [LiveSectionsEnded()]
+    ending, ended = received.events[before:]
+    assert isinstance(ending, SectionEnding)
+    assert ended == LiveSectionsEnded()
     assert load.section_count == 1 + 100_000 + 1
 
 

@@ -7,7 +7,7 @@ from ..errors import UsageError
 
 
 class Capability(StrEnum):
-    """The migration capabilities of QEMU 10.0, in its order."""
+    """The migration capabilities of QEMU 10.0, in its order, and our own behind them."""
 
     XBZRLE = "xbzrle"
     RDMA_PIN_ALL = "rdma-pin-all"
@@ -31,7 +31,12 @@ class Capability(StrEnum):
     SWITCHOVER_ACK = "switchover-ack"
     DIRTY_LIMIT = "dirty-limit"
     MAPPED_RAM = "mapped-ram"
+    X_LOAD_REPORT = "x-load-report"
 
+
+QEMU_CAPABILITIES = tuple(Capability)[:-1]
+"""Those that QEMU has. X_LOAD_REPORT is our own: a destination tells its source how far it is with
+the stream and how fast its devices take their data; both sides must be ours."""
 
 _SOURCE_ONLY = frozenset(
     {
@@ -54,7 +59,13 @@ DESTINATION_CAPABILITIES = _SOURCE_ONLY | {
 """What a destination that parks a guest may be told to set."""
 
 MACHINE_CAPABILITIES = frozenset(
-    {Capability.EVENTS, Capability.RETURN_PATH, Capability.SWITCHOVER_ACK}
+    {
+        Capability.EVENTS,
+        Capability.PAUSE_BEFORE_SWITCHOVER,
+        Capability.RETURN_PATH,
+        Capability.SWITCHOVER_ACK,
+        Capability.X_LOAD_REPORT,
+    }
 )
 """What a machine that runs here may be told to set, as a source or as a destination."""
 
@@ -80,8 +91,9 @@ def change_capabilities(
 
 
 def _check_needs(capabilities: frozenset[Capability]) -> None:
-    if Capability.SWITCHOVER_ACK in capabilities and Capability.RETURN_PATH not in capabilities:
-        raise UsageError("Capability 'switchover-ack' requires capability 'return-path'")
+    for capability in (Capability.SWITCHOVER_ACK, Capability.X_LOAD_REPORT):
+        if capability in capabilities and Capability.RETURN_PATH not in capabilities:
+            raise UsageError(f"Capability '{capability}' requires capability 'return-path'")
 
 
 def parse_capabilities(names: Iterable[str]) -> frozenset[Capability]:

@@ -15,13 +15,58 @@ class SwitchoverAckReport:
         mode: Who counts; None while the machine type is not known.
         asked_ms: When the destination could have sent the ACK; None where it had none to send.
         sent_ms: When the destination sent it; None where it did not.
-        received_ms: When the source received it; None where it did not, or is the other side.
+        received_ms: When the source received the last one; None where there was none, or this is
+            the other side.
+        waiting_for: At the source the devices that have not been acknowledged, as far as it can
+            know; at the destination those that are not ready.
+        waiting_ms: How long nothing but the ACK has kept the source from stopping its guest, or
+            kept it; None where nothing did.
+        timed_out: Whether the source stopped waiting and went on without.
     """
 
     mode: SwitchoverAckMode | None
     asked_ms: float | None = None
     sent_ms: float | None = None
     received_ms: float | None = None
+    waiting_for: tuple[str, ...] = ()
+    waiting_ms: float | None = None
+    timed_out: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """A part of a downtime.
+
+    Attributes:
+        side: `source` or `destination`.
+        name: What was done: `stop`, `sync`, `ram`, the idstr of a live device, `devices`, `wait` at
+            the source; `ram`, the idstr of a live device, `devices`, `resume` at the destination.
+        start_ms: When it began, from when the source's guest was about to be stopped; of a
+            destination that reports for itself alone, from its own first phase.
+        duration_ms: How long it took.
+    """
+
+    side: str
+    name: str
+    start_ms: float
+    duration_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class ExpectedDowntime:
+    """How long the guest would be stopped if it were stopped now; last looked at before the stop.
+
+    Attributes:
+        expected_ms: With the time that devices need to give and to take what is left, as far as it
+            was measured.
+        transfer_ms: QEMU's formula: what is left / the bandwidth that the source measured, or was
+            told by `avail-switchover-bandwidth`.
+        is_load_measured: Whether the destination has told how fast each of its devices takes data.
+    """
+
+    expected_ms: float
+    transfer_ms: float
+    is_load_measured: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +105,12 @@ class TransferReport:
         bandwidth: Bytes a second, as the source last measured.
         dirty_sync_count: How often the source looked for what was written.
         tracking: How the source knows what is written, and why so.
-        ack_wait_ms: How long the guest ran on only because the ACK was waited for.
         downtime_ms: How long the source's guest was stopped before the destination had it; None
             where it was not.
+        expected_downtime: What the source expects, or expected before the stop.
+        phases: The parts of the downtime: those of the source add up to `downtime_ms`, and those of
+            the destination, where it tells of them, fall into the source's.
+        hint: What keeps the migration from getting on, in a sentence, where it does not.
     """
 
     status: MigrationStatus
@@ -79,8 +127,10 @@ class TransferReport:
     bandwidth: int = 0
     dirty_sync_count: int = 0
     tracking: str | None = None
-    ack_wait_ms: float | None = None
     downtime_ms: float | None = None
+    expected_downtime: ExpectedDowntime | None = None
+    phases: tuple[Phase, ...] = ()
+    hint: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The same as plain data, for JSON."""

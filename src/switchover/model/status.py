@@ -9,6 +9,8 @@ class MigrationStatus(StrEnum):
     NONE: there was none.
     SETUP: waiting for the other side, or for what comes before the RAM.
     ACTIVE: RAM travels; the machine may run.
+    PRE_SWITCHOVER: the machine is stopped, and waits for `migrate-continue`
+    (`pause-before-switchover`).
     DEVICE: the machine is stopped; what is left travels.
     COMPLETED: the destination has everything, and said so.
     FAILED: something went wrong; the error says what.
@@ -19,6 +21,7 @@ class MigrationStatus(StrEnum):
     NONE = "none"
     SETUP = "setup"
     ACTIVE = "active"
+    PRE_SWITCHOVER = "pre-switchover"
     DEVICE = "device"
     COMPLETED = "completed"
     FAILED = "failed"

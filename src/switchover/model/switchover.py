@@ -47,10 +47,13 @@ def switchover_ack_mode(machine: str) -> SwitchoverAckMode | None:
 
 
 def sends_switchover_start(machine: str) -> bool:
-    """Whether a QEMU source with that versioned machine type sends SWITCHOVER_START.
+    """Whether a source with that versioned machine type sends SWITCHOVER_START.
 
     Names without a version say no: a destination older than 10.0 dies of the command, and none
-    needs it for a machine without live devices other than RAM.
+    needs it for a machine without live devices other than RAM. The built-in machine goes to nobody
+    who does not know it.
     """
+    if _BUILT_IN.fullmatch(machine):
+        return True
     version = machine_version(machine)
     return version is not None and version >= _FIRST_WITH_SWITCHOVER_START

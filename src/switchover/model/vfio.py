@@ -133,6 +133,11 @@ def opens_data(state: VfioState, following: VfioState) -> bool:
     return following in DATA_STATES and state not in DATA_STATES
 
 
+def vfio_idstr(name: str) -> str:
+    """The section's name of a device with that name."""
+    return f"{name}/vfio" if name else "vfio"
+
+
 @dataclass(frozen=True, slots=True)
 class PrecopyInfo:
     """What a device can give while it runs (`struct vfio_precopy_info`), in bytes.

@@ -54,6 +54,13 @@ class SectionStarted:
 
 
 @dataclass(frozen=True, slots=True)
+class SectionEnding:
+    """The END of a live section begins: its machine is stopped, and the rest of it follows."""
+
+    header: SectionHeader
+
+
+@dataclass(frozen=True, slots=True)
 class SectionItem:
     """A live section's parser gave an item.
 
@@ -84,6 +91,7 @@ Event = (
     | Pinged
     | SwitchoverStarted
     | SectionStarted
+    | SectionEnding
     | SectionItem
     | LiveSectionsEnded
     | StreamEnded

@@ -38,6 +38,7 @@ from .event import (
     NeedData,
     Pinged,
     ReturnPathOpened,
+    SectionEnding,
     SectionItem,
     SectionStarted,
     StreamEnded,
@@ -260,6 +261,8 @@ class LoadVM:
             header = yield from self._read_section_header()
         else:
             header = yield from self._read_section_id()
+        if section_type == SectionType.END:
+            yield SectionEnding(header)
         parser = self._parsers[header.idstr]
         empty_body = yield from self._read_body(section_type, header, parser)
         if section_type == SectionType.START:

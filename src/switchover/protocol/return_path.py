@@ -5,9 +5,13 @@ from enum import Enum
 from ..errors import StreamError, TruncatedStream, UnsupportedStream, UsageError
 from ..wire.cursor import u32
 from ..wire.return_path import (
+    LoadReport,
+    PhaseReport,
     ReturnPathMessage,
     ReturnPathMessageType,
     decode_return_path,
+    encode_load_report,
+    encode_phase,
     encode_return_path,
 )
 from .buffer import ReceiveBuffer
@@ -54,6 +58,14 @@ class ReturnPathDestination:
         """The source may stop its machine."""
         return self._message(ReturnPathMessageType.SWITCHOVER_ACK)
 
+    def load_report(self, report: LoadReport) -> bytes:
+        """How far the destination is; only for a source that asked for it."""
+        return self._message(ReturnPathMessageType.X_LOAD_REPORT, encode_load_report(report))
+
+    def phase(self, report: PhaseReport) -> bytes:
+        """What the destination did in the downtime; only for a source that asked for it."""
+        return self._message(ReturnPathMessageType.X_PHASE, encode_phase(report))
+
     def shut(self) -> bytes:
         """The last message: all is well, and the guest is ours."""
         message = self._message(ReturnPathMessageType.SHUT, u32(0))
@@ -69,17 +81,21 @@ class ReturnPathDestination:
 class ReturnPathSource:
     """The end that reads.
 
+    Args:
+        takes_reports: Whether our own messages are asked for.
+
     Attributes:
         state: OPEN until the destination's SHUT.
         buffer: Where received bytes are to be put.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, takes_reports: bool = False) -> None:
         self.state = ReturnPathState.OPEN
         self.buffer = ReceiveBuffer(_CAPACITY)
+        self._takes_reports = takes_reports
 
     def next_message(self) -> ReturnPathMessage | NeedData:
-        """The next SHUT, PONG or SWITCHOVER_ACK; NEED_DATA while it is not whole.
+        """The next SHUT, PONG, SWITCHOVER_ACK or report; NEED_DATA while it is not whole.
 
         Raises:
             StreamError: The destination sent something else.
@@ -94,7 +110,7 @@ class ReturnPathSource:
             )
         offset = cursor.offset
         try:
-            message = decode_return_path(cursor)
+            message = decode_return_path(cursor, takes_reports=self._takes_reports)
         except TruncatedStream:
             return NEED_DATA
         self.buffer.consume(cursor.position)

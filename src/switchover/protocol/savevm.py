@@ -4,6 +4,8 @@ Each method gives the buffers to be written, in order; views among them are vali
 call. A call out of order is a UsageError. Page: docs/wire/stream.md.
 """
 
+from collections.abc import Iterable, Iterator
+
 from ..errors import UsageError
 from ..model.configuration import Configuration
 from ..model.section import SectionHeader, SectionType
@@ -72,6 +74,23 @@ class SaveVM:
         buffers = self._continuation(SectionType.END, header, body)
         self._live.discard(header.section_id)
         return buffers
+
+    def end_section_pieces(
+        self, header: SectionHeader, pieces: Iterable[Buffers]
+    ) -> Iterator[Buffers]:
+        """An END section whose body is too large to be there at once.
+
+        Args:
+            header: The section.
+            pieces: Its body; each is asked for when the one before was written.
+        """
+        first, *last = self.end_section(header, [])
+        before: Buffers = [first]
+        for piece in pieces:
+            yield [*before, *piece]
+            before = []
+        if before or last:
+            yield [*before, *last]
 
     def full_section(self, header: SectionHeader, body: bytes) -> Buffers:
         """The one section of a device that is not live."""

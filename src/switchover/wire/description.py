@@ -66,6 +66,16 @@ def encode_description(configuration: Configuration, devices: Iterable[JSON] = (
     ).encode()
 
 
+def describe_opaque(header: SectionHeader, size: int) -> JSON:
+    """What a description says of a section whose `size` bytes only its owner understands."""
+    return {
+        "name": header.idstr,
+        "instance_id": header.instance_id,
+        "size": size,
+        "fields": [{"name": "data", "size": size, "type": "buffer"}],
+    }
+
+
 def _describe_configuration(configuration: Configuration) -> JSON:
     described: dict[str, Any] = {
         "vmsd_name": "configuration",
