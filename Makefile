@@ -10,7 +10,7 @@ export SWITCHOVER_PEERS := $(PEERS)
 # REQUIRE=1 makes a missing peer a failure instead of a skipped test.
 PYTEST_FLAGS := $(if $(REQUIRE),--peers-required)
 
-.PHONY: help demo demo-qemu test unit compat lint peers clean
+.PHONY: help demo demo-qemu test unit compat lint peers charts clean
 .DEFAULT_GOAL := help
 
 help:  ## what can be made
@@ -51,6 +51,11 @@ $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check --editable . --group dev
 	@touch $@
+
+charts: $(VENV)/installed  ## measure what docs/switchover-ack.md shows, and draw it
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --group charts
+	$(VENV)/bin/switchover bench switchover-ack --json > $(VENV)/switchover-ack.json
+	$(PYTHON) tools/draw_bench.py $(VENV)/switchover-ack.json docs/switchover-ack.svg
 
 clean:  ## remove what was made in this directory
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*

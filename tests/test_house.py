@@ -31,12 +31,13 @@ MAY_IMPORT = {
     "engine": MACHINE | {"protocol", "wire", "channel", "tracker", "guest", "vfio"},
     "analyze": GROUND | {"protocol"},
     "qmp": MACHINE | {"engine", "guest", "vfio"},
-    "demo": MACHINE | {"channel", "guest", "vfio", "engine"},
+    "trial": MACHINE | {"channel", "guest", "vfio", "engine"},
+    "demo": GROUND | {"vfio", "trial"},
     "testing": MACHINE
     | {"protocol", "wire", "channel", "tracker", "guest", "kernel", "vfio", "engine"},
-    "bench": MACHINE | {"channel", "guest", "vfio", "engine"},
+    "bench": GROUND | {"vfio", "trial"},
     "cli": MACHINE
-    | {"qmp", "analyze", "demo", "bench", "engine", "channel", "tracker", "guest", "vfio"},
+    | {"qmp", "analyze", "trial", "demo", "bench", "engine", "channel", "tracker", "guest", "vfio"},
 }
 PURE = ("model", "wire", "protocol")
 PURE_MODULES = ("qmp/message.py", "qmp/session.py")

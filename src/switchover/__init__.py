@@ -35,15 +35,20 @@ if TYPE_CHECKING:
     from .guest.machine import BuiltinMachine
     from .guest.parked import ParkedGuest
     from .guest.ram import GuestRAM
-    from .guest.vfio_sim import VfioSim
     from .model.address import parse_address
     from .model.capability import Capability
-    from .model.parameter import Parameters
+    from .model.parameter import AckTimeoutPolicy, Parameters
     from .model.ramblock import RAMBlock
     from .model.section import LiveParser
-    from .model.stats import TransferReport
+    from .model.stats import ExpectedDowntime, Phase, TransferReport
     from .model.status import MigrationStatus
+    from .model.switchover import SwitchoverAckMode
     from .model.vmstate import VmstateDescription, VmstateField, VmstateType
+    from .vfio.device import PrecopyDevice
+    from .vfio.kernel import KernelVfioDevice
+    from .vfio.migration import VfioMigration
+    from .vfio.options import SimOptions
+    from .vfio.sim import VfioSim
 
 __version__ = "0.1.0"
 
@@ -78,7 +83,7 @@ _HOMES = {
     "BuiltinMachine": "guest.machine",
     "ParkedGuest": "guest.parked",
     "GuestRAM": "guest.ram",
-    "VfioSim": "guest.vfio_sim",
+    "VfioSim": "vfio.sim",
     "parse_address": "model.address",
     "Capability": "model.capability",
     "Parameters": "model.parameter",
@@ -89,9 +94,18 @@ _HOMES = {
     "VmstateDescription": "model.vmstate",
     "VmstateField": "model.vmstate",
     "VmstateType": "model.vmstate",
+    "AckTimeoutPolicy": "model.parameter",
+    "ExpectedDowntime": "model.stats",
+    "KernelVfioDevice": "vfio.kernel",
+    "Phase": "model.stats",
+    "PrecopyDevice": "vfio.device",
+    "SimOptions": "vfio.options",
+    "SwitchoverAckMode": "model.switchover",
+    "VfioMigration": "vfio.migration",
 }
 
 __all__ = [
+    "AckTimeoutPolicy",
     "ArrivingDestination",
     "AtomicFile",
     "BuiltinMachine",
@@ -99,10 +113,12 @@ __all__ = [
     "ChannelError",
     "CompatibilityError",
     "Device",
+    "ExpectedDowntime",
     "Guest",
     "GuestError",
     "GuestRAM",
     "KernelError",
+    "KernelVfioDevice",
     "Listener",
     "LiveDevice",
     "LiveParser",
@@ -114,15 +130,20 @@ __all__ = [
     "ParkedSource",
     "ParkingDestination",
     "PeerError",
+    "Phase",
+    "PrecopyDevice",
     "PrecopySource",
     "Progress",
     "RAMBlock",
     "ReceiveOptions",
+    "SimOptions",
     "StreamError",
+    "SwitchoverAckMode",
     "TransferReport",
     "TruncatedStream",
     "UnsupportedStream",
     "UsageError",
+    "VfioMigration",
     "VfioSim",
     "VmstateDescription",
     "VmstateField",

@@ -26,10 +26,21 @@ KEYS = {
     "bandwidth",
     "dirty_sync_count",
     "tracking",
-    "ack_wait_ms",
     "downtime_ms",
+    "expected_downtime",
+    "phases",
+    "hint",
 }
 """Those of the JSON object, whatever happened."""
+ACK_KEYS = {
+    "mode",
+    "asked_ms",
+    "sent_ms",
+    "received_ms",
+    "waiting_for",
+    "waiting_ms",
+    "timed_out",
+}
 
 _COMMAND = (sys.executable, "-m", "switchover")
 _TIMEOUT_S = 60
@@ -55,7 +66,7 @@ class Done:
         report = json.loads(self.stdout)
         assert isinstance(report, dict)
         assert set(report) == KEYS
-        assert set(report["switchover_ack"]) == {"mode", "asked_ms", "sent_ms", "received_ms"}
+        assert set(report["switchover_ack"]) == ACK_KEYS
         return report
 
     @property

@@ -22,11 +22,13 @@ from switchover.guest.ram import GuestRAM
 from switchover.model.capability import Capability
 from switchover.model.parameter import Parameters
 from switchover.model.ramblock import TARGET_PAGE_SIZE, RAMBlock
+from switchover.model.section import LiveParser
 from switchover.model.switchover import SwitchoverAckMode
 from switchover.model.vmstate import VmstateDescription, VmstateField, VmstateType
 from switchover.protocol.event import NEED_DATA
 from switchover.protocol.grammar import StreamState
 from switchover.protocol.loadvm import LoadVM
+from switchover.vfio.migration import VfioMigration
 from switchover.wire.prefixed import PrefixedParser
 from switchover.wire.ram import RAMParser
 from switchover.worker import Worker
@@ -147,7 +149,8 @@ class TinyGuest:
     Args:
         seed: What its memory is made of; 0 for nothing.
         devices: Its devices.
-        live_devices: Its live devices.
+        live_devices: Its live devices; those of VFIO are stopped and let run with it.
+        blocks: The pages of its RAM blocks.
     """
 
     def __init__(
@@ -155,16 +158,17 @@ class TinyGuest:
         seed: int = 0,
         *,
         devices: Sequence[Device] | None = None,
-        live_devices: Sequence[LiveDevice] = (),
+        live_devices: Sequence[LiveDevice | VfioMigration] = (),
         blocks: Mapping[str, int] | None = None,
     ) -> None:
         self.machine = "tiny-1"
-        pages = blocks or {"low": 3, "high": 2}
+        pages = {"low": 3, "high": 2} if blocks is None else blocks
         self.ram: Sequence[GuestRAM] = tuple(
             GuestRAM(RAMBlock(name, count * TARGET_PAGE_SIZE)) for name, count in pages.items()
         )
         self.devices: Sequence[Device] = (Counter(seed),) if devices is None else devices
         self.live_devices = live_devices
+        self._vfio_devices = [one for one in live_devices if isinstance(one, VfioMigration)]
         self.is_running = False
         self.was_started = False
         if seed:
@@ -174,8 +178,14 @@ class TinyGuest:
 
     def stop(self) -> None:
         self.is_running = False
+        for device in self._vfio_devices:
+            device.prepare_stop()
+        for device in self._vfio_devices:
+            device.stop()
 
     def cont(self) -> None:
+        for device in self._vfio_devices:
+            device.cont()
         self.is_running = self.was_started = True
 
 
@@ -206,6 +216,7 @@ class Departure:
         channel: Where it sends it.
         capabilities: Those that are set.
         parameters: Those that are set.
+        ack_mode: Who counts the ACKs.
         resumes_when_unsure: See PrecopySource.
     """
 
@@ -216,6 +227,7 @@ class Departure:
         capabilities: frozenset[Capability] = RETURN_PATH,
         parameters: Parameters = FAST,
         *,
+        ack_mode: SwitchoverAckMode = SwitchoverAckMode.LEGACY,
         resumes_when_unsure: bool = False,
     ) -> None:
         self.progress = Progress()
@@ -225,6 +237,7 @@ class Departure:
             capabilities,
             parameters,
             self.progress,
+            ack_mode=ack_mode,
             resumes_when_unsure=resumes_when_unsure,
         )
         self.cpu_seconds = 0.0
@@ -255,6 +268,7 @@ class Arrival:
         incoming: Where that comes from.
         capabilities: Those that are set.
         hold_ack_ns: How long it holds the ACK back.
+        ack_mode: Who counts the ACKs.
     """
 
     def __init__(
@@ -264,12 +278,11 @@ class Arrival:
         capabilities: frozenset[Capability] = RETURN_PATH,
         *,
         hold_ack_ns: int = 0,
+        ack_mode: SwitchoverAckMode = SwitchoverAckMode.LEGACY,
     ) -> None:
         self.progress = Progress()
         self.warnings: list[str] = []
-        options = ReceiveOptions(
-            capabilities, ack_mode=SwitchoverAckMode.LEGACY, hold_ack_ns=hold_ack_ns
-        )
+        options = ReceiveOptions(capabilities, ack_mode=ack_mode, hold_ack_ns=hold_ack_ns)
         self.engine = ArrivingDestination(
             guest, incoming, options, self.progress, self.warnings.append
         )
@@ -315,11 +328,14 @@ class Played:
     Args:
         channel: Its end of the connection.
         live: Names of the live devices of the guest that comes.
+        parsers: Those of its further live sections.
     """
 
-    def __init__(self, channel: Connection, live: Sequence[str] = ()) -> None:
+    def __init__(
+        self, channel: Connection, live: Sequence[str] = (), parsers: Sequence[LiveParser] = ()
+    ) -> None:
         self._channel = channel
-        self._load = LoadVM([RAMParser(1 << 40), *map(PrefixedParser, live)])
+        self._load = LoadVM([RAMParser(1 << 40), *map(PrefixedParser, live), *parsers])
         self._worker = Worker("test/played", self._read)
 
     def _read(self) -> None:

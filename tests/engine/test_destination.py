@@ -456,7 +456,7 @@ def test_source_whose_machine_runs_may_take_its_time(
         source.leave()
         with pytest.raises(PeerError):
             Destination(channel, tmp_path / "guest").run()
-    assert set(timeouts) == {None}
+    assert 1 not in timeouts
 
 
 @pytest.mark.parametrize("listens", [True, False])

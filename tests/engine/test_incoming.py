@@ -74,7 +74,7 @@ def make_destination() -> tuple[TinyGuest, Withholding]:
 
 def switchover(writes: Sequence[bytes]) -> int:
     """The write with which the end of RAM comes: END sections of RAM and of the live device."""
-    return len(writes) - 5
+    return len(writes) - 6
 
 
 def assert_silent(peer: PeerSocket) -> None:

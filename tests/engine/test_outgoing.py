@@ -404,7 +404,7 @@ def test_destination_that_fails_while_it_is_waited_for(said: bytes, reason: str)
     with Connection(ours, "dst") as channel, Connection(theirs, "src") as incoming:
         played = Played(incoming)
         departure = Departure(source, channel, SWITCHOVER_ACK)
-        wait_until(lambda: departure.progress._waiting_ns is not None, "the wait")
+        wait_until(lambda: departure.progress.waiting_ns is not None, "the wait")
         played.say(said)
         error = departure.error()
         with suppress(ChannelError):

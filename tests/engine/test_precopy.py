@@ -158,12 +158,16 @@ def test_source_waits_for_a_device_that_is_not_ready() -> None:
         assert source.is_running and not destination.is_running
         assert departure.progress.status == arrival.progress.status == MigrationStatus.ACTIVE
         assert arrival.progress.ack_sent_ns is None
+        for progress in (departure.progress, arrival.progress):
+            assert progress.report().switchover_ack.waiting_for == ("slow",)
         slow.release()
         departure.finish()
         arrival.finish()
     assert_one_machine(source, destination)
     report = departure.progress.report()
-    assert report.ack_wait_ms is not None and report.ack_wait_ms > 100
+    waiting_ms = report.switchover_ack.waiting_ms
+    assert waiting_ms is not None and waiting_ms > 100
+    assert report.switchover_ack.waiting_for == ()
     assert report.switchover_ack.received_ms is not None
     assert arrival.progress.report().switchover_ack.sent_ms is not None
 
@@ -250,7 +254,7 @@ def test_destination_that_leaves_while_the_ack_is_awaited() -> None:
     with pair() as (to_destination, from_source):
         departure = Departure(source, to_destination, SWITCHOVER_ACK)
         played = Played(from_source)
-        wait_until(lambda: departure.progress._waiting_ns is not None, "the wait")
+        wait_until(lambda: departure.progress.waiting_ns is not None, "the wait")
         from_source.shutdown()
         error = departure.error()
         played.join()
@@ -267,7 +271,7 @@ def test_waiting_costs_no_cpu_and_no_bandwidth(pages_per_second: int | None) -> 
         played = Played(from_source)
         departure = Departure(source, to_destination, SWITCHOVER_ACK)
         progress = departure.progress
-        wait_until(lambda: progress._waiting_ns is not None, "the wait")
+        wait_until(lambda: progress.waiting_ns is not None, "the wait")
         wait_for_ticks(source, 10)  # until the first window has been measured
         clock = _cpu_clock("test/src")
         began, cpu, syncs = (

@@ -1,5 +1,6 @@
 """The built-in machine runs, stops between two steps, and goes on anywhere."""
 
+import errno
 import shutil
 import subprocess
 from contextlib import ExitStack
@@ -12,8 +13,8 @@ from tests.guest.relay import Runner, load_devices, new_machine, save_devices
 from tests.waiting import wait_until
 
 import switchover.guest
-from switchover.errors import GuestError
-from switchover.guest.base import Guest, LiveDevice
+from switchover.errors import DeviceError, GuestError
+from switchover.guest.base import Guest
 from switchover.guest.cpu import PORT_PACER, PORT_SERIAL, R8, RDI, RSI
 from switchover.guest.machine import (
     PROGRAM_ADDRESS,
@@ -22,8 +23,11 @@ from switchover.guest.machine import (
     check_region,
 )
 from switchover.guest.pacer import TICK
-from switchover.guest.vfio_sim import VfioSim
 from switchover.model.ramblock import TARGET_PAGE_SIZE, Bytes
+from switchover.model.vfio import VfioState
+from switchover.vfio.migration import VfioMigration
+from switchover.vfio.options import Failure, SimOptions, Step
+from switchover.vfio.sim import VfioSim
 
 SOURCE = Path(switchover.guest.__file__).with_name("program.S")
 PROGRAM = SOURCE.with_suffix(".bin")
@@ -89,13 +93,38 @@ class TestProgram:
 
 class TestShape:
     def test_is_a_guest(self) -> None:
-        live: list[LiveDevice] = [VfioSim("vf0", 3, 0)]
+        live = [VfioMigration("vf0", VfioSim(SimOptions("vf0", 3)))]
         guest: Guest = BuiltinMachine(2 * MIB, live_devices=live)
         assert guest.machine == "switchover-1"
         assert [(ram.block.idstr, ram.block.used_length) for ram in guest.ram] == [("ram", 2 * MIB)]
         assert [device.idstr for device in guest.devices] == ["cpu", "pacer", "serial"]
         assert list(guest.live_devices) == live
         assert not guest.is_running
+
+    def test_its_vfio_devices_run_and_stop_with_it(self) -> None:
+        sims = [VfioSim(SimOptions(name, 3)) for name in ("vf0", "vf1")]
+        live = [VfioMigration(sim.options.id, sim) for sim in sims]
+        machine = BuiltinMachine(2 * MIB, live_devices=live)
+        machine.cont()
+        assert [sim.state for sim in sims] == [VfioState.RUNNING] * 2
+        machine.stop()
+        assert [sim.state for sim in sims] == [VfioState.STOP] * 2
+        machine.cont()
+        assert [sim.state for sim in sims] == [VfioState.RUNNING] * 2
+        machine.stop()
+
+    def test_a_vfio_device_that_does_not_stop_is_an_error_and_goes_on_with_it(self) -> None:
+        options = SimOptions("vf0", 3, failure=Failure(Step.STOP, errno.EIO))
+        sim = VfioSim(options)
+        machine = BuiltinMachine(2 * MIB, live_devices=[VfioMigration("vf0", sim)])
+        machine.cont()
+        with pytest.raises(DeviceError):
+            machine.stop()
+        assert not machine.is_running
+        assert sim.state == VfioState.RUNNING_P2P
+        machine.cont()
+        assert machine.is_running and sim.state == VfioState.RUNNING
+        machine.cpu.stop()
 
     @pytest.mark.parametrize(
         "ram_bytes", [-4096, 0, 4096, 2 * MIB - 4096, 2 * MIB + 1, 2 * MIB + 4095]

@@ -100,3 +100,12 @@ def test_it_takes_at_least_as_long_as_the_line_and_at_most_all_stages_in_turn(
         for load in loads
     )
     assert line <= expected <= in_turn + len(loads) + 1
+
+
+def test_the_unhindered_pace_is_that_of_the_faster_quarter() -> None:
+    pace = Pace()
+    assert pace.unhindered_ns_per_mib is None
+    for duration_ms in (4, 1, 9, 2):
+        pace.add(MIB, duration_ms * MS)
+    assert pace.unhindered_ns_per_mib == MS
+    assert pace.ns_per_mib == 2 * MS

@@ -15,6 +15,8 @@ from switchover.protocol.return_path import (
     ReturnPathState,
 )
 from switchover.wire.return_path import (
+    LoadReport,
+    PhaseReport,
     ReturnPathMessage,
     ReturnPathMessageType,
     encode_return_path,
@@ -28,8 +30,12 @@ GOLDEN = [
     (lambda end: end.pong(1), "0002 0004 00000001"),
     (ReturnPathDestination.shut, "0001 0004 00000000"),
 ]
+OWN: list[Send] = [
+    lambda end: end.load_report(LoadReport(5, 2, 3)),
+    lambda end: end.phase(PhaseReport("ram", 7, 6)),
+]
 CONVERSATION = bytes.fromhex("00070000 0002000400000001 0001000400000000")
-SENDS: list[Send] = [send for send, _ in GOLDEN]
+SENDS: list[Send] = [*(send for send, _ in GOLDEN), *OWN]
 
 
 def opened() -> ReturnPathDestination:
@@ -184,3 +190,11 @@ def test_a_flood_of_messages_costs_no_memory() -> None:
     with memory_limit(1_000_000):
         for _ in range(10):
             assert len(receive(source, bytes.fromhex("00070000") * 1000)) == 1000
+
+
+def test_our_own_messages_are_for_a_source_that_asked_for_them() -> None:
+    reports = b"".join(send(opened()) for send in OWN)
+    first, second = receive(ReturnPathSource(takes_reports=True), reports)
+    assert (first.type, second.type) == (Type.X_LOAD_REPORT, Type.X_PHASE)
+    with pytest.raises(StreamError, match="unknown return path message"):
+        receive(ReturnPathSource(), reports)

@@ -183,3 +183,18 @@ def test_bodies_are_handed_on_without_a_copy() -> None:
     page = memoryview(bytearray(4096))
     save = at("iterate")
     assert any(buffer is page for buffer in save.part_section(RAM_HEADER, [page, EOS]))
+
+
+@pytest.mark.parametrize("has_footers", [True, False])
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_a_section_in_pieces_is_the_same_section(has_footers: bool, count: int) -> None:
+    whole, pieces = (SaveVM(has_footers=has_footers) for _ in range(2))
+    for save in (whole, pieces):
+        save.header(None)
+        save.start_section(RAM_HEADER, [])
+    bodies: list[Buffers] = [[b"%d" % number, b"!"] for number in range(count)]
+    written = list(pieces.end_section_pieces(RAM_HEADER, bodies))
+    expected = whole.end_section(RAM_HEADER, [part for body in bodies for part in body])
+    assert b"".join(part for buffers in written for part in buffers) == b"".join(expected)
+    assert whole.state == pieces.state == StreamState.COMPLETE
+    assert all(written)

@@ -85,6 +85,15 @@ def test_what_was_served_is_the_destinations_turn() -> None:
     assert acks.are_all_served
 
 
+@pytest.mark.parametrize("mode", [LEGACY, PER_DEVICE])
+def test_a_source_that_has_waited_long_enough_waits_for_nobody(mode: SwitchoverAckMode) -> None:
+    acks = source(mode, "a")
+    assert not acks.is_satisfied
+    acks.is_waived = True
+    assert acks.is_satisfied and not acks.may_ask_again
+    acks.receive()
+
+
 # The destination
 
 

@@ -22,6 +22,7 @@ from switchover.wire.description import (
     DESCRIPTION_STARTS,
     DescribedDevice,
     decode_description,
+    describe_opaque,
     encode_description,
     encode_description_section,
     tile_devices,
@@ -527,3 +528,10 @@ def test_any_bytes_tile_or_are_a_stream_error(text: bytes, data: bytes, has_foot
         return
     frame = len(b"\x04" + bytes(4) + b"\0" + bytes(8)) + 5 * has_footers
     assert sum(frame + len(tile.header.idstr) + tile.size for tile in tiles) == len(data)
+
+
+@pytest.mark.parametrize("size", [0, 1, 288])
+def test_a_section_that_only_its_owner_understands_is_described_by_its_size(size: int) -> None:
+    header = SectionHeader(2, "nic/vfio", 0, 1)
+    (described,) = decode_description(devices(describe_opaque(header, size)), OFFSET)
+    assert described == DescribedDevice("nic/vfio", 0, None, size)

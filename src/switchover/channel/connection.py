@@ -18,6 +18,9 @@ BACKLOG = 16
 SEND_TIMEOUT_S = 30
 """How long an answer may wait for a source that does not read its return path."""
 
+_SO_MAX_PACING_RATE = 47
+"""On Linux; Python has no name for it."""
+
 
 class Connection(Closing):
     """A connected stream socket.
@@ -58,6 +61,17 @@ class Connection(Closing):
         """From now on a write that the other side does not read fails after SEND_TIMEOUT_S."""
         limit = struct.pack("ll", SEND_TIMEOUT_S, 0)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+
+    def limit_rate(self, bytes_per_second: int) -> None:
+        """Has the kernel send no faster than that (SO_MAX_PACING_RATE); over tcp only.
+
+        Raises:
+            ChannelError: The kernel refuses.
+        """
+        try:
+            self._socket.setsockopt(socket.SOL_SOCKET, _SO_MAX_PACING_RATE, bytes_per_second)
+        except OSError as error:
+            raise ChannelError(f"{self.name}: a rate cannot be set: {reason(error)}") from error
 
     def send(self, buffers: Sequence[Buffer]) -> None:
         """Writes all of the buffers."""

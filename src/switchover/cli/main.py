@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from .. import __version__
+from .bench import bench
 from .demo import demo
 from .migrate import migrate
 from .receive import receive
@@ -25,6 +26,7 @@ app.command()(migrate)
 app.command()(receive)
 app.command()(run)
 app.command()(send)
+app.add_typer(bench, name="bench")
 
 
 def _print_version(wanted: bool) -> None:

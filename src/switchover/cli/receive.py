@@ -1,7 +1,6 @@
 """`switchover receive`: the destination of a real QEMU, which holds its guest in a file."""
 
 from dataclasses import replace
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -16,19 +15,10 @@ from ..engine.progress import Progress
 from ..errors import UsageError
 from ..model.address import parse_address
 from ..model.capability import DESTINATION_CAPABILITIES, Capability, parse_capabilities
-from ..model.switchover import SwitchoverAckMode
+from .ack_mode import AckMode, AckModeOption
 from .console import figures, say, warn
 from .transfer import run_transfer
 from .values import parse_seconds, parse_size
-
-
-class AckMode(StrEnum):
-    """The modes, and the wish to have it read from the machine type's name."""
-
-    AUTO = "auto"
-    LEGACY = SwitchoverAckMode.LEGACY.value
-    PER_DEVICE = SwitchoverAckMode.PER_DEVICE.value
-
 
 _CAPABILITIES = ", ".join(sorted(DESTINATION_CAPABILITIES))
 
@@ -65,13 +55,7 @@ def receive(
             help="Hold the SWITCHOVER_ACK back so long; the guest goes on running at its source.",
         ),
     ] = "0",  # type: ignore[assignment]
-    switchover_ack_mode: Annotated[
-        AckMode,
-        Option(
-            help="Who counts the ACKs. auto reads it from the machine type's name: pc-*-11.1 and "
-            "newer count per device.",
-        ),
-    ] = AckMode.AUTO,
+    switchover_ack_mode: AckModeOption = AckMode.AUTO,
     max_ram: Annotated[
         int | None,
         Option(
@@ -96,11 +80,10 @@ def receive(
             raise UsageError(
                 "--hold-ack without --capability switchover-ack: there is no ACK to be held"
             )
-        mode = None if switchover_ack_mode == AckMode.AUTO else switchover_ack_mode.value
         options = ReceiveOptions(
             capabilities=capabilities,
             hold_ack_ns=hold_ack,
-            ack_mode=None if mode is None else SwitchoverAckMode(mode),
+            ack_mode=switchover_ack_mode.mode,
         )
         if max_ram is not None:
             options = replace(options, max_ram_bytes=max_ram)

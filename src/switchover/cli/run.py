@@ -20,19 +20,22 @@ from ..engine.arrival import ArrivingDestination
 from ..engine.incoming import ReceiveOptions
 from ..engine.precopy import PrecopySource
 from ..engine.progress import Progress
-from ..errors import MigrationError
+from ..errors import MigrationError, UsageError
 from ..guest.machine import BuiltinMachine
-from ..guest.vfio_sim import VfioSim
 from ..model.address import MigrationAddress, UnixAddress
 from ..model.capability import Capability
 from ..model.parameter import Parameters
-from ..model.switchover import SwitchoverAckMode
+from ..model.switchover import SwitchoverAckMode, switchover_ack_mode
 from ..qmp.commands import Machine
 from ..qmp.guest import SharedGuest
 from ..qmp.server import Server
+from ..vfio.migration import VfioMigration
+from ..vfio.options import parse_options
+from ..vfio.sim import VfioSim
 from ..worker import Worker
+from .ack_mode import AckMode, AckModeOption
 from .console import fail, say, warn
-from .values import parse_size, parse_time
+from .values import parse_size
 
 _FAILED, _INTERRUPTED = 1, 130
 _SERIAL_POLL_S = 0.01
@@ -58,18 +61,15 @@ def _parse_qmp(text: str) -> UnixAddress:
     return UnixAddress(path)
 
 
-def _parse_device(text: str, place: int) -> VfioSim:
-    kind, *options = text.split(",")
-    values = dict(option.partition("=")[::2] for option in options)
-    if kind != "vfio-sim" or not values.keys() <= {"id", "state", "allocate"}:
-        raise BadParameter(
-            f"{text!r} is not a device: expected vfio-sim[,id=NAME][,state=SIZE][,allocate=TIME]"
-        )
-    return VfioSim(
-        values.get("id", f"sim{place}"),
-        parse_size(values.get("state", "300M")),
-        parse_time(values.get("allocate", "1480ms")),
-    )
+def _make_device(text: str, place: int, *, is_awaited: bool) -> VfioMigration:
+    kind, _, options = text.partition(",")
+    if kind != "vfio-sim":
+        raise BadParameter(f"{text!r} is not a device: expected vfio-sim[,KEY=VALUE]…")
+    try:
+        parsed = parse_options(options, f"sim{place}")
+    except UsageError as error:
+        raise BadParameter(f"{text!r}: {error}") from error
+    return VfioMigration(parsed.id, VfioSim(parsed, is_empty=is_awaited))
 
 
 def run(
@@ -111,15 +111,17 @@ def run(
     device: Annotated[
         list[str] | None,
         Option(
-            metavar="vfio-sim,state=SIZE,allocate=TIME",
-            help="A simulated device with so much state, all of it initial data, whose "
-            "destination takes so long to allocate. May be given several times.",
+            metavar="vfio-sim[,KEY=VALUE]…",
+            help="A simulated device with VFIO's migration interface, such as "
+            "vfio-sim,state=300M,initial=16M,allocate=1480ms; docs/switchover-ack.md has all keys. "
+            "May be given several times.",
         ),
     ] = None,
     serial: Annotated[
         str | None,
         Option(metavar="FILE", help="Where the serial port's lines go; - for standard output."),
     ] = None,
+    switchover_ack_mode: AckModeOption = AckMode.AUTO,
     paused: Annotated[
         bool, Option("--paused", help="Do not let the machine run before QMP's cont.")
     ] = False,
@@ -137,7 +139,10 @@ def run(
     It runs until a client says quit, or until SIGTERM or Ctrl-C. The commands are QEMU's: stop,
     cont, migrate, query-migrate, migrate_cancel and more; query-commands lists them all.
     """
-    devices = [_parse_device(text, place) for place, text in enumerate(device or ())]
+    devices = [
+        _make_device(text, place, is_awaited=incoming is not None)
+        for place, text in enumerate(device or ())
+    ]
     names = [one.idstr for one in devices]
     if len(set(names)) != len(names):
         raise BadParameter("two devices have the same id")
@@ -154,7 +159,9 @@ def run(
         with ExitStack() as stack:
             listener = stack.enter_context(Listener(qmp))
             stack.enter_context(_printing(machine, serial))
-            exit_code = asyncio.run(_serve(machine, listener, incoming, is_paused=paused))
+            channels = _Channels(switchover_ack_mode.mode)
+            serving = _serve(machine, listener, incoming, channels, is_paused=paused)
+            exit_code = asyncio.run(serving)
     except MigrationError as error:
         fail(str(error))
         raise Exit(_FAILED) from error
@@ -163,7 +170,12 @@ def run(
 
 
 async def _serve(
-    machine: BuiltinMachine, listener: Listener, incoming: str | None, *, is_paused: bool
+    machine: BuiltinMachine,
+    listener: Listener,
+    incoming: str | None,
+    channels: "_Channels",
+    *,
+    is_paused: bool,
 ) -> int:
     """Serves QMP until it is over; gives the exit code."""
     loop = asyncio.get_running_loop()
@@ -181,7 +193,7 @@ async def _serve(
     server = Server(_VERSION, lambda command, arguments: controlled.execute(command, arguments))
     controlled = Machine(
         machine,
-        _Channels(),
+        channels,
         server.notify,
         _VERSION,
         has_incoming=incoming is not None,
@@ -204,7 +216,23 @@ async def _serve(
 
 
 class _Channels:
-    """Channels for the migrations of a machine."""
+    """Channels for the migrations of a machine.
+
+    Args:
+        ack_mode: Who counts the ACKs; None to read it from the machine type's name.
+    """
+
+    def __init__(self, ack_mode: SwitchoverAckMode | None) -> None:
+        self._ack_mode = ack_mode
+
+    def _mode(self, machine: str, capabilities: frozenset[Capability]) -> SwitchoverAckMode:
+        mode = self._ack_mode or switchover_ack_mode(machine)
+        if mode is None and Capability.SWITCHOVER_ACK in capabilities:
+            warn(
+                f"machine type '{machine}' does not tell the mode of SWITCHOVER_ACK; legacy is "
+                "assumed, and --switchover-ack-mode says otherwise"
+            )
+        return mode or SwitchoverAckMode.LEGACY
 
     @contextmanager
     def open_source(
@@ -217,7 +245,8 @@ class _Channels:
     ) -> Iterator[PrecopySource]:
         """A source that is connected."""
         with open_outgoing(address) as channel:
-            yield PrecopySource(guest, channel, capabilities, parameters, progress)
+            mode = self._mode(guest.machine, capabilities)
+            yield PrecopySource(guest, channel, capabilities, parameters, progress, ack_mode=mode)
 
     @contextmanager
     def open_destination(
@@ -229,7 +258,8 @@ class _Channels:
     ) -> Iterator[tuple[ArrivingDestination, MigrationAddress]]:
         """A destination that listens, and where."""
         with open_incoming(address) as incoming:
-            options = ReceiveOptions(capabilities=capabilities, ack_mode=SwitchoverAckMode.LEGACY)
+            mode = self._mode(guest.machine, capabilities)
+            options = ReceiveOptions(capabilities=capabilities, ack_mode=mode)
             where = incoming.address if isinstance(incoming, Listener) else address
             if isinstance(incoming, Listener):
                 say(f"listening on {where}")

@@ -11,7 +11,9 @@ from ..engine.load import load_guest
 from ..engine.progress import Progress
 from ..engine.source import ParkedSource
 from ..model.address import parse_address
-from .console import figures, say
+from ..model.switchover import SwitchoverAckMode
+from .ack_mode import AckMode, AckModeOption
+from .console import figures, say, warn
 from .transfer import run_transfer
 
 
@@ -28,6 +30,7 @@ def send(
             "or file:PATH.",
         ),
     ],
+    switchover_ack_mode: AckModeOption = AckMode.AUTO,
     json: Annotated[bool, Option("--json", help="Print the result as one JSON object.")] = False,
 ) -> None:
     """Put the parked guest in FILE into a QEMU, where it goes on.
@@ -42,9 +45,16 @@ def send(
         with open_file(str(file), f"file:{file}") as channel:
             guest = load_guest(channel)
         with open_outgoing(address) as channel:
-            ParkedSource(guest, channel, progress).run()
+            ParkedSource(guest, channel, progress, ack_mode=switchover_ack_mode.mode).run()
 
     report = run_transfer(transfer, json).report()
+    ack = report.switchover_ack
+    if ack.mode == SwitchoverAckMode.PER_DEVICE and ack.received_ms is not None:
+        warn(
+            "the destination sent an ACK that no device asked for: it counts in legacy mode, and a "
+            "QEMU source that counts per device would have failed with 'Switchover ack pending num "
+            "underflowed'"
+        )
     say(
         f"sent to {uri}: {figures(report)}, {report.pages} pages, {report.zero_pages} zero pages, "
         f"{len(report.devices)} devices in {report.total_ms:.0f} ms"

@@ -1,6 +1,7 @@
 """From a stream to a guest that is held."""
 
 import os
+import time
 from collections.abc import Iterable, Iterator
 
 from ..channel.base import Channel
@@ -20,6 +21,7 @@ from ..protocol.event import (
     SwitchoverStarted,
 )
 from ..protocol.loadvm import LoadVM
+from ..protocol.pace import Pace
 from ..wire.ram import RAMParser
 from .progress import Progress
 
@@ -36,10 +38,12 @@ class StreamLoader:
 
     Attributes:
         load: The stream's protocol.
+        receive_pace: How long it takes to read what is there to be read.
     """
 
     def __init__(self, parsers: Iterable[LiveParser], progress: Progress) -> None:
         self.load = LoadVM(parsers)
+        self.receive_pace = Pace()
         self._progress = progress
 
     def receive(self, channel: Channel) -> Iterator[Event]:
@@ -48,8 +52,11 @@ class StreamLoader:
         Yields:
             Each event, after the guest has taken what it holds.
         """
-        size = channel.recv_into(self.load.buffer.writable())
+        writable = self.load.buffer.writable()
+        began = time.monotonic_ns()
+        size = channel.recv_into(writable)
         if size:
+            self.receive_pace.add(size, time.monotonic_ns() - began)
             self.load.buffer.commit(size)
         else:
             self.load.receive_end()

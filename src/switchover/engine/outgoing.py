@@ -11,13 +11,24 @@ from typing import NoReturn
 from ..channel.base import Channel
 from ..errors import ChannelError, MigrationCancelled, MigrationError, PeerError
 from ..model.status import MigrationStatus
+from ..model.switchover import SwitchoverAckMode
 from ..protocol.event import NEED_DATA
 from ..protocol.grammar import StreamState
 from ..protocol.return_path import ReturnPathSource, ReturnPathState
 from ..protocol.savevm import Buffers, SaveVM
-from ..wire.return_path import ReturnPathMessage, ReturnPathMessageType
+from ..protocol.switchover_ack import SwitchoverAckSource
+from ..wire.return_path import (
+    ReturnPathMessage,
+    ReturnPathMessageType,
+    decode_load_report,
+    decode_phase,
+)
 from ..worker import Worker
+from .outlook import Told
 from .progress import Progress
+
+MAX_PHASES = 1024
+"""Parts of its downtime that a destination may tell of; there are a few for each device."""
 
 UNSURE = (
     "everything was written, and nobody here can know whether the destination runs the guest: look "
@@ -34,20 +45,39 @@ class OutgoingMigration:
         save: The order of its stream.
         opens_return_path: Whether the destination is asked to answer. A channel that goes one way
             must not ask: QEMU refuses what it cannot answer.
+        ack_mode: Who counts the ACKs; None where nobody knows.
+        waits_for_ack: Whether the capability `switchover-ack` is on.
+        takes_reports: Whether the destination is asked for reports of our own.
     """
 
     def __init__(
-        self, channel: Channel, progress: Progress, save: SaveVM, *, opens_return_path: bool
+        self,
+        channel: Channel,
+        progress: Progress,
+        save: SaveVM,
+        *,
+        opens_return_path: bool,
+        ack_mode: SwitchoverAckMode | None,
+        waits_for_ack: bool = False,
+        takes_reports: bool = False,
     ) -> None:
         self._channel = channel
         self._progress = progress
         self._save = save
         self._opens_return_path = opens_return_path
-        self._return_path = ReturnPathSource()
+        self._takes_reports = takes_reports
+        self._return_path = ReturnPathSource(takes_reports=takes_reports)
+        self._acks = SwitchoverAckSource(
+            ack_mode or SwitchoverAckMode.LEGACY, is_enabled=waits_for_ack
+        )
+        self._told = Told()
+        self._phases_told = 0
+        progress.ack_mode = ack_mode
         self._worker: Worker | None = None
+        # Known before its thread has ended: the writer may look as soon as it is woken.
+        self._return_path_error: BaseException | None = None
         # Set by whatever the writer may be waiting for: the ACK, a cancel, an error.
         self._wake = threading.Event()
-        self._acked = False
         # Whether a cancel or the end mark comes first is decided once, under the lock.
         self._verdict_lock = threading.Lock()
         self._cancelled = False
@@ -139,8 +169,8 @@ class OutgoingMigration:
 
     def _check_return_path(self) -> None:
         """Raises what the return path ended with, for a writer that has nothing to write."""
-        if self._worker is not None and self._worker.error is not None:
-            self._fail(self._worker.error)
+        if self._return_path_error is not None:
+            self._fail(self._return_path_error)
 
     def _fail(self, error: BaseException) -> NoReturn:
         if not isinstance(error, MigrationError):
@@ -162,7 +192,8 @@ class OutgoingMigration:
                 buffer.commit(size)
                 while (message := self._return_path.next_message()) is not NEED_DATA:
                     self._handle(message)
-        except BaseException:
+        except BaseException as error:
+            self._return_path_error = error
             self._channel.shutdown()
             raise
         finally:
@@ -172,8 +203,14 @@ class OutgoingMigration:
         match message.type:
             case ReturnPathMessageType.SWITCHOVER_ACK:
                 self._progress.ack_received_ns = time.monotonic_ns()
-                self._acked = True
+                self._acks.receive()
                 self._wake.set()
+            case ReturnPathMessageType.X_LOAD_REPORT:
+                self._told.report(decode_load_report(message.payload))
+            case ReturnPathMessageType.X_PHASE if self._phases_told < MAX_PHASES:
+                self._phases_told += 1
+                phase = decode_phase(message.payload, self._return_path.buffer.offset)
+                self._progress.told_phase(phase.name, phase.began_ns, phase.ended_ns)
             case ReturnPathMessageType.SHUT if message.value != 0:
                 raise PeerError(
                     f"{self._channel.name}: the destination says that it failed "

@@ -6,10 +6,12 @@ stopped and the rest follows. If that fails before the end mark the guest goes o
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
 
 from ..channel.base import Channel
-from ..errors import ChannelError, GuestError, PeerError
+from ..errors import ChannelError, DeviceError, PeerError
 from ..guest.base import Device, Guest
 from ..guest.globalstate import GlobalState
 from ..model.capability import Capability
@@ -19,15 +21,19 @@ from ..model.parameter import Parameters
 from ..model.ramblock import TARGET_PAGE_SIZE
 from ..model.section import SectionHeader
 from ..model.status import MigrationStatus
-from ..model.switchover import SwitchoverAckMode
+from ..model.switchover import SwitchoverAckMode, sends_switchover_start
 from ..protocol.convergence import Convergence
 from ..protocol.savevm import Buffers, SaveVM
 from ..wire.command import Command, CommandMessage, ping
-from ..wire.description import encode_description
-from ..wire.prefixed import MAX_PREFIXED_BODY, encode_prefixed
+from ..wire.description import describe_opaque, encode_description
 from ..wire.ram import EMPTY_BODY, MAX_RUN, RAM_IDSTR, RAM_VERSION
+from ..wire.return_path import X_REPORT_PING
 from ..wire.vmstate import describe_device, encode_vmstate
+from .ack_wait import AckWait
+from .live import open_live_source
+from .live_section import LiveSource
 from .outgoing import UNSURE, OutgoingMigration
+from .outlook import RAM_SECTION_ID, Outlook
 from .progress import Progress
 from .ram_source import RAMSource
 
@@ -50,6 +56,7 @@ class PrecopySource(OutgoingMigration):
         capabilities: Those that are set.
         parameters: Those that are set.
         progress: Where it is counted.
+        ack_mode: Who counts the ACKs.
         resumes_when_unsure: Whether the guest goes on here when everything was written and no SHUT
             came, as QEMU's does: it may then run on both sides.
     """
@@ -62,35 +69,52 @@ class PrecopySource(OutgoingMigration):
         parameters: Parameters,
         progress: Progress,
         *,
+        ack_mode: SwitchoverAckMode = SwitchoverAckMode.LEGACY,
         resumes_when_unsure: bool = False,
     ) -> None:
-        opens_return_path = Capability.RETURN_PATH in capabilities and channel.has_return_path
-        super().__init__(channel, progress, SaveVM(), opens_return_path=opens_return_path)
+        super().__init__(
+            channel,
+            progress,
+            SaveVM(),
+            opens_return_path=Capability.RETURN_PATH in capabilities and channel.has_return_path,
+            ack_mode=ack_mode,
+            waits_for_ack=Capability.SWITCHOVER_ACK in capabilities,
+            takes_reports=Capability.X_LOAD_REPORT in capabilities,
+        )
         self._guest = guest
-        self._waits_for_ack = Capability.SWITCHOVER_ACK in capabilities
         self._resumes_when_unsure = resumes_when_unsure
         self._convergence = Convergence(
             parameters.max_bandwidth, parameters.downtime_limit_ms, time.monotonic_ns()
         )
+        self._ack_wait = AckWait(self._acks, progress)
+        self._outlook = Outlook(self._convergence, self._told, progress)
+        self._pauses = Capability.PAUSE_BEFORE_SWITCHOVER in capabilities
+        self._is_continued = False
         self._was_running = False
-        self._is_waiting = False
         self._has_sent_piece = False
         self._delayed_ns = 0
-        ids = iter(range(1, 1 << 16))
+        ids = iter(range(RAM_SECTION_ID, 1 << 16))
         self._ram_header = SectionHeader(next(ids), RAM_IDSTR, 0, RAM_VERSION)
-        self._live = [
-            (device, SectionHeader(next(ids), device.idstr, 0, device.version_id))
-            for device in guest.live_devices
+        self._live: list[LiveSource] = [
+            open_live_source(device, next(ids), self._acks) for device in guest.live_devices
         ]
         self._next_id = next(ids)
+        self.set_parameters(parameters)
         progress.machine = guest.machine
         progress.ram_bytes = sum(ram.block.used_length for ram in guest.ram)
-        progress.ack_mode = SwitchoverAckMode.LEGACY
 
     def set_parameters(self, parameters: Parameters) -> None:
         """Changes the limits of a migration that goes on; from any thread."""
         self._convergence.max_bandwidth = parameters.max_bandwidth
         self._convergence.downtime_limit_ms = parameters.downtime_limit_ms
+        self._convergence.avail_switchover_bandwidth = parameters.avail_switchover_bandwidth
+        self._ack_wait.timeout_ms = parameters.switchover_ack_timeout_ms
+        self._ack_wait.policy = parameters.switchover_ack_timeout_policy
+        self._wake.set()
+
+    def continue_switchover(self) -> None:
+        """Goes on from PRE_SWITCHOVER; from any thread."""
+        self._is_continued = True
         self._wake.set()
 
     def run(self) -> None:
@@ -99,12 +123,20 @@ class PrecopySource(OutgoingMigration):
             super().run()
         except BaseException as error:
             may_go_on = self._resumes_when_unsure or not self.may_run_there
+            self._finish_live(is_moved=False)
             if self._was_running and may_go_on:
                 self._guest.cont()
             self._progress.stopped()
             if self.may_run_there and isinstance(error, ChannelError):
                 raise PeerError(f"{error}; {UNSURE}", after_switchover=True) from error
             raise
+        self._finish_live(is_moved=True)
+
+    def _finish_live(self, *, is_moved: bool) -> None:
+        """The live devices are read no longer; what one thinks of that changes nothing."""
+        for live in self._live:
+            with suppress(DeviceError):
+                live.finish(is_moved=is_moved)
 
     # Writing
 
@@ -127,56 +159,65 @@ class PrecopySource(OutgoingMigration):
         if self._opens_return_path:
             self._write(save.command(CommandMessage(Command.OPEN_RETURN_PATH)))
             self._write(save.command(ping(_PING)))
+            if self._takes_reports:
+                self._write(save.command(ping(X_REPORT_PING)))
         self._write(save.start_section(self._ram_header, [ram.block_list(), EMPTY_BODY]))
-        for device, header in self._live:
-            self._write(save.start_section(header, [_encode_piece(header, device.save_setup())]))
+        for live in self._live:
+            self._write(save.start_section(live.header, live.setup()))
 
     def _may_switch_over(self, ram: RAMSource) -> bool:
         """Whether little enough is left and nobody is waited for."""
-        if not self._has_little_left(ram):
+        self._outlook.look(ram.remaining_bytes, self._live)
+        if not self._outlook.has_little_left:
+            self._progress.not_waiting()
             return False
         if ram.dirty_pages and not self._may_stop:
             return False
+        began = time.monotonic_ns()
         ram.sync()
         self._progress.dirty_sync_count += 1
-        if not self._has_little_left(ram):
+        self._outlook.look_closely(ram.remaining_bytes, self._live, time.monotonic_ns() - began)
+        if not self._outlook.has_little_left and not self._has_nothing_to_wait_for:
+            self._progress.not_waiting()
             return False
         if self._may_stop:
             return True
-        self._is_waiting = not self._has_sent_piece
-        if self._is_waiting:
-            self._progress.waiting_for_ack()
-        return False
+        self._ack_wait.look()
+        return self._may_stop
 
-    def _has_little_left(self, ram: RAMSource) -> bool:
-        """Whether what is left, as far as it is known, goes in the downtime."""
-        pending = ram.remaining_bytes + sum(device.pending_bytes() for device, _ in self._live)
-        has_little_left = pending <= self._convergence.threshold_bytes
-        self._is_waiting = self._is_waiting and has_little_left
-        self._progress.remaining_bytes = pending
-        self._progress.bandwidth = self._convergence.bandwidth
-        return has_little_left
+    @property
+    def _has_nothing_to_wait_for(self) -> bool:
+        """Whether nobody is kept waiting by what is left, and no more of it can be sent before."""
+        return not self._guest.is_running and not self._outlook.precopy_bytes
 
     @property
     def _may_stop(self) -> bool:
         """Whether the destination is ready, or nobody asks it."""
-        return not self._waits_for_ack or self._acked or not self._guest.is_running
+        return self._acks.is_satisfied or not self._guest.is_running
 
     def _iterate(self, ram: RAMSource) -> None:
         """Sends the next of everything, and pauses where there is nothing, or no hurry."""
         self._wait_for_limit()
         slice_pages = self._convergence.slice_bytes // TARGET_PAGE_SIZE
-        has_sent_ram = self._write_ram(ram, max(1, min(slice_pages, MAX_RUN)))
+        max_pages = max(1, min(slice_pages, MAX_RUN))
+        has_sent_ram = self._write_ram(ram, max_pages)
         self._has_sent_piece = False
-        for device, header in self._live:
+        for live in self._live:
             self._wait_for_limit()
-            if piece := device.save_iterate():
-                self._write_part(header, [_encode_piece(header, piece)])
+            if body := live.iterate():
+                self._write_part(live.header, body)
                 self._has_sent_piece = True
-        is_idle = not has_sent_ram or (self._is_waiting and not ram.dirty_pages)
-        if is_idle and not self._has_sent_piece:
-            self._convergence.paused()
-            self._pause(IDLE_NS)
+        if self._has_sent_piece or (has_sent_ram and not self._is_waiting_idly(ram)):
+            return
+        if self._outlook.wants_probe and (body := ram.probe_body(max_pages)):
+            self._write_part(self._ram_header, [*body, EMPTY_BODY])
+            return
+        self._convergence.paused()
+        self._pause(IDLE_NS)
+
+    def _is_waiting_idly(self, ram: RAMSource) -> bool:
+        """Whether only the ACK is missing: then what the guest writes can wait for a while."""
+        return self._progress.waiting_ns is not None and not ram.dirty_pages
 
     def _wait_for_limit(self) -> None:
         """Waits until more may be sent."""
@@ -200,12 +241,13 @@ class PrecopySource(OutgoingMigration):
         buffers = self._save.part_section(header, body)
         began = time.monotonic_ns()
         self._write(buffers)
+        self._told.wrote(header.section_id, sum(map(len, body)), self._progress.transferred_bytes)
         held_ns = time.monotonic_ns() - began + self._delayed_ns
         self._convergence.sent(sum(map(len, buffers)), held_ns, began)
 
-    def _pause(self, duration_ns: int) -> None:
-        """Waits, unless something happens that the writer must look at."""
-        self._wake.wait(duration_ns / 1e9)
+    def _pause(self, duration_ns: int | None) -> None:
+        """Waits, unless something happens that the writer must look at; without limit if None."""
+        self._wake.wait(None if duration_ns is None else duration_ns / 1e9)
         self._wake.clear()
         self._check_return_path()
         self._check_cancelled()
@@ -218,43 +260,53 @@ class PrecopySource(OutgoingMigration):
         self._progress.stopping()
         if self._was_running:
             self._guest.stop()
+        if self._pauses:
+            self._progress.phase("pause")
+            self._progress.enter(MigrationStatus.PRE_SWITCHOVER)
+            while not self._is_continued:
+                self._pause(None)
         self._progress.enter(MigrationStatus.DEVICE)
+        if sends_switchover_start(self._guest.machine):
+            self._write(self._save.command(CommandMessage(Command.SWITCHOVER_START)))
+        self._progress.phase("sync")
         ram.sync()
+        self._progress.phase("ram")
         while ram.dirty_pages:
             self._write_ram(ram)
-        for device, header in self._live:
-            while piece := device.save_complete():
-                self._write_part(header, [_encode_piece(header, piece)])
+        for live in self._live:
+            for body in live.complete():
+                self._progress.phase(live.header.idstr)
+                self._write_part(live.header, body)
         self._write(self._save.end_section(self._ram_header, [EMPTY_BODY]))
-        for _, header in self._live:
-            self._write(self._save.end_section(header, [encode_prefixed(b"")]))
-        description = self._write_devices()
-        self._write(self._save.end(description))
+        for live in self._live:
+            self._progress.phase(live.header.idstr)
+            for buffers in self._save.end_section_pieces(live.header, live.end()):
+                self._write(buffers)
+        self._progress.phase("devices")
+        self._write(self._save.end(self._write_devices()))
+        self._progress.phase("wait")
 
     def _write_devices(self) -> bytes:
-        state = GlobalState(was_running=self._was_running)
-        devices: Sequence[Device] = (*self._guest.devices, state)
+        """Writes the sections of what was saved once the guest stood still; describes them."""
         described, sections = [], []
         start = 0
-        for section_id, device in enumerate(devices, self._next_id):
-            layout, values = device.description, device.save()
-            header = SectionHeader(section_id, device.idstr, 0, layout.version_id)
-            body = encode_vmstate(layout, values)
-            described.append(describe_device(header, layout, values))
+        for header, body, layout in self._saved_devices():
             buffers = self._save.full_section(header, body)
             self._write(buffers)
+            described.append(layout)
             sections.append(DeviceSection(header, start + len(buffers[0]), len(body)))
             start += sum(map(len, buffers))
         description = encode_description(Configuration(self._guest.machine), described)
         self._progress.devices = DeviceState(b"", description, tuple(sections))
         return description
 
-
-def _encode_piece(header: SectionHeader, piece: bytes) -> bytes:
-    """A piece of a live device, as the destination takes it."""
-    if len(piece) > MAX_PREFIXED_BODY:
-        raise GuestError(
-            f"device '{header.idstr}' gives a piece of {len(piece)} bytes, expected at most "
-            f"{MAX_PREFIXED_BODY}"
-        )
-    return encode_prefixed(piece)
+    def _saved_devices(self) -> Iterator[tuple[SectionHeader, bytes, Mapping[str, Any]]]:
+        for live in self._live:
+            if (body := live.state()) is not None:
+                yield live.header, body, describe_opaque(live.header, len(body))
+        state = GlobalState(was_running=self._was_running)
+        devices: Sequence[Device] = (*self._guest.devices, state)
+        for section_id, device in enumerate(devices, self._next_id):
+            layout, values = device.description, device.save()
+            header = SectionHeader(section_id, device.idstr, 0, layout.version_id)
+            yield header, encode_vmstate(layout, values), describe_device(header, layout, values)

@@ -49,6 +49,7 @@ class RAMSource:
         self._encoder = RAMEncoder()
         self._block = 0
         self._page = 0
+        self._probed = 0
         self.dirty_pages: int = sum(held.block.page_count for held in ram)
         self.tracking = self._blocks[0].reason if self._blocks else "no RAM"
 
@@ -100,6 +101,21 @@ class RAMSource:
         if len(zeros):
             body += self._encoder.zeros(ZeroRun(ramblock, zeros))
         return body, len(indices) - len(zeros), len(zeros)
+
+    def probe_body(self, max_pages: int = MAX_RUN) -> Buffers:
+        """Records of some pages with their content, whether it is known there or not.
+
+        They do no harm: what is written to them is found by the next `sync`, as ever.
+
+        Returns:
+            The records, valid until the next call; none where there is no RAM.
+        """
+        if not self._blocks:
+            return []
+        block = self._blocks[self._probed % len(self._blocks)]
+        self._probed += 1
+        pages = block.tracker.content[:max_pages]
+        return [*self._encoder.pages(PageRun(block.held.block, slice(0, len(pages)), pages))]
 
     def _take(self, max_pages: int) -> tuple[_TrackedBlock | None, NDArray[np.int64]]:
         """The next dirty pages of one block, whose marks are cleared."""

@@ -3,7 +3,7 @@
 from ..channel.base import Channel
 from ..guest.parked import ParkedGuest
 from ..model.status import MigrationStatus
-from ..model.switchover import sends_switchover_start, switchover_ack_mode
+from ..model.switchover import SwitchoverAckMode, sends_switchover_start, switchover_ack_mode
 from ..protocol.grammar import StreamState
 from ..protocol.savevm import SaveVM
 from .outgoing import OutgoingMigration
@@ -18,20 +18,28 @@ class ParkedSource(OutgoingMigration):
         guest: A whole guest.
         channel: Where it goes. One that has a return path is asked for it.
         progress: Where it is counted.
+        ack_mode: Who counts the ACKs; None to read it from the machine type's name.
     """
 
-    def __init__(self, guest: ParkedGuest, channel: Channel, progress: Progress) -> None:
+    def __init__(
+        self,
+        guest: ParkedGuest,
+        channel: Channel,
+        progress: Progress,
+        *,
+        ack_mode: SwitchoverAckMode | None = None,
+    ) -> None:
         super().__init__(
             channel,
             progress,
             SaveVM(has_footers=guest.has_footers),
             opens_return_path=channel.has_return_path,
+            ack_mode=ack_mode or switchover_ack_mode(guest.machine or ""),
         )
         self._guest = guest
         progress.machine = guest.machine
         progress.ram_bytes = guest.ram_bytes
         progress.devices = guest.devices
-        progress.ack_mode = switchover_ack_mode(guest.machine or "")
 
     def _send(self) -> None:
         guest = self._guest

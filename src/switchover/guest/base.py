@@ -2,13 +2,15 @@
 
 A guest of one's own is a `Guest` with blocks over memory of this process and, if it has state
 besides, devices. Two kinds of device: a `Device` is saved once, while the guest is stopped, as
-described state; a `LiveDevice` is sent while the guest runs, in a section of its own.
+described state; a `LiveDevice` is sent while the guest runs, in a section of its own, and so is a
+VFIO device.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from ..model.vmstate import VmstateDescription
+from ..vfio.migration import VfioMigration
 from .ram import GuestRAM
 
 
@@ -113,8 +115,11 @@ class Guest(Protocol):
         ...
 
     @property
-    def live_devices(self) -> Sequence[LiveDevice]:
-        """Its live devices besides RAM, in stream order."""
+    def live_devices(self) -> Sequence[LiveDevice | VfioMigration]:
+        """Its live devices besides RAM, in stream order.
+
+        VFIO devices stop and go on with the guest, which sees to that itself.
+        """
         ...
 
     @property

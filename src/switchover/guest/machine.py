@@ -12,6 +12,7 @@ import numpy as np
 
 from ..errors import GuestError
 from ..model.ramblock import TARGET_PAGE_SIZE, Bytes, RAMBlock
+from ..vfio.migration import VfioMigration
 from .base import Device, LiveDevice
 from .cpu import R8, RDI, RSI, Cpu
 from .pacer import Pacer
@@ -35,7 +36,8 @@ class BuiltinMachine:
         ram_bytes: Its RAM, a multiple of 4096, at least 2 MiB.
         region_bytes: The part of it that the program dirties; None for all above the first MiB.
         pages_per_second: How fast: 0 for not at all, None for as fast as it goes.
-        live_devices: Further devices, which are sent while the machine runs.
+        live_devices: Further devices, which are sent while the machine runs; those of VFIO are
+            stopped and let run with it.
         ram_only: Whether nothing but the RAM is migrated, under the name of QEMU's machine `none`:
             what a QEMU `-M none` with as much memory takes.
     """
@@ -46,7 +48,7 @@ class BuiltinMachine:
         *,
         region_bytes: int | None = None,
         pages_per_second: int | None = 0,
-        live_devices: Sequence[LiveDevice] = (),
+        live_devices: Sequence[LiveDevice | VfioMigration] = (),
         ram_only: bool = False,
     ) -> None:
         if ram_bytes % TARGET_PAGE_SIZE or ram_bytes < 2 * REGION_START:
@@ -64,6 +66,7 @@ class BuiltinMachine:
         self.machine = RAM_ONLY_MACHINE if ram_only else MACHINE
         self.ram = (GuestRAM(RAMBlock(RAM_BLOCK, ram_bytes)),)
         self.live_devices = tuple(live_devices)
+        self._vfio_devices = [one for one in live_devices if isinstance(one, VfioMigration)]
         self.serial = Serial()
         self.pacer = Pacer(pages_per_second)
         memory = self.ram[0].memory
@@ -89,11 +92,21 @@ class BuiltinMachine:
 
     def cont(self) -> None:
         """Lets it run."""
+        for device in self._vfio_devices:
+            device.cont()
         self.cpu.cont()
 
     def stop(self) -> None:
-        """Stops it, within a few milliseconds, between two steps of its program."""
+        """Stops it, within a few milliseconds, between two steps of its program.
+
+        Raises:
+            DeviceError: The program is stopped, and a device is not: `cont` lets it run on.
+        """
         self.cpu.stop()
+        for device in self._vfio_devices:
+            device.prepare_stop()
+        for device in self._vfio_devices:
+            device.stop()
 
     def check(self) -> None:
         """Checks the memory of a machine that is stopped; see `check_region`.

@@ -20,11 +20,13 @@ class SwitchoverAckSource:
 
     Attributes:
         received: ACKs so far.
+        is_waived: Whether the source has waited long enough, and does not any more.
     """
 
     def __init__(self, mode: SwitchoverAckMode, *, is_enabled: bool) -> None:
         self.mode = mode
         self.is_enabled = is_enabled
+        self.is_waived = False
         self.received = 0
         self._requested: list[str] = []
         self._served = 0
@@ -61,7 +63,7 @@ class SwitchoverAckSource:
     @property
     def is_satisfied(self) -> bool:
         """Whether nothing is waited for."""
-        if not self.is_enabled:
+        if not self.is_enabled or self.is_waived:
             return True
         if self.mode == SwitchoverAckMode.LEGACY:
             return self.received > 0
@@ -70,7 +72,7 @@ class SwitchoverAckSource:
     @property
     def may_ask_again(self) -> bool:
         """Whether a device with new initial data can have the source wait for it once more."""
-        return self._is_counting
+        return self._is_counting and not self.is_waived
 
     @property
     def are_all_served(self) -> bool:

@@ -11,6 +11,7 @@ from ..guest.base import Guest
 from ..model.address import parse_address
 from ..model.capability import Capability, change_capabilities
 from ..model.parameter import Parameters
+from ..model.status import MigrationStatus
 from .guest import SharedGuest
 from .migration import Incoming, Migration, Notify, Outgoing, Wiring
 from .schema import COMMANDS, change_parameters, describe_parameters
@@ -56,6 +57,7 @@ class Machine:
         self._commands: Mapping[str, Callable[[Mapping[str, Any]], object]] = {
             "cont": self._cont,
             "migrate": self._migrate,
+            "migrate-continue": self._migrate_continue,
             "migrate-incoming": self._migrate_incoming,
             "migrate-set-capabilities": self._set_capabilities,
             "migrate-set-parameters": self._set_parameters,
@@ -190,6 +192,14 @@ class Machine:
                 address, self._guest, capabilities, parameters, progress
             ),
         )
+        return {}
+
+    def _migrate_continue(self, arguments: Mapping[str, Any]) -> object:
+        outgoing = self._outgoing
+        status = MigrationStatus.NONE if outgoing is None else outgoing.status
+        if outgoing is None or status != arguments["state"]:
+            raise CommandError(f"Migration not in expected state: {status.value}")
+        outgoing.continue_switchover()
         return {}
 
     def _migrate_incoming(self, arguments: Mapping[str, Any]) -> object:

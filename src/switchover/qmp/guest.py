@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 from ..guest.base import Device, Guest, LiveDevice
 from ..guest.ram import GuestRAM
+from ..vfio.migration import VfioMigration
 from .session import CommandError
 
 
@@ -38,7 +39,7 @@ class SharedGuest:
         self.machine = guest.machine
         self.ram: Sequence[GuestRAM] = guest.ram
         self.devices: Sequence[Device] = guest.devices
-        self.live_devices: Sequence[LiveDevice] = guest.live_devices
+        self.live_devices: Sequence[LiveDevice | VfioMigration] = guest.live_devices
 
     @property
     def is_running(self) -> bool:

@@ -195,6 +195,11 @@ class Outgoing(Migration):
         if (source := self._source) is not None:
             source.cancel()
 
+    def continue_switchover(self) -> None:
+        """Goes on from pre-switchover."""
+        if (source := self._source) is not None:
+            source.continue_switchover()
+
     def set_parameters(self, parameters: Parameters) -> None:
         """Changes the limits while it goes on."""
         self._parameters = parameters
@@ -204,7 +209,7 @@ class Outgoing(Migration):
     def _see(self, report: TransferReport) -> None:
         if report.status == MigrationStatus.ACTIVE:
             self._setup_ms = report.total_ms
-        elif report.status == MigrationStatus.DEVICE:
+        elif report.status in (MigrationStatus.PRE_SWITCHOVER, MigrationStatus.DEVICE):
             self._precopy_bytes = report.transferred_bytes
             # Whoever stopped it before must not start it now: what is read must not change.
             self.guest.stop()
@@ -224,12 +229,44 @@ class Outgoing(Migration):
         if is_completed:
             described["downtime"] = round(report.downtime_ms or 0)
         else:
-            expected_ms = parameters.downtime_limit_ms
-            if report.bandwidth:
-                expected_ms = report.remaining_bytes * 1000 // report.bandwidth
-            described["expected-downtime"] = expected_ms
+            expected = report.expected_downtime
+            described["expected-downtime"] = (
+                parameters.downtime_limit_ms if expected is None else round(expected.expected_ms)
+            )
         described["ram"] = _describe_ram(report, self._precopy_bytes, is_completed)
-        return described
+        return described | _describe_own(report)
+
+
+def _describe_own(report: TransferReport) -> dict[str, Any]:
+    """What QEMU does not tell, under names that it will not use."""
+    described: dict[str, Any] = {}
+    if (expected := report.expected_downtime) is not None:
+        described["x-expected-downtime"] = {
+            "expected": expected.expected_ms,
+            "transfer": expected.transfer_ms,
+            "load-measured": expected.is_load_measured,
+        }
+    ack = report.switchover_ack
+    if ack.waiting_for or ack.waiting_ms is not None:
+        described["x-switchover-ack"] = {
+            "mode": None if ack.mode is None else ack.mode.value,
+            "waiting-for": list(ack.waiting_for),
+            "waiting": ack.waiting_ms,
+            "timed-out": ack.timed_out,
+        }
+    if report.phases:
+        described["x-downtime-phases"] = [
+            {
+                "side": phase.side,
+                "name": phase.name,
+                "start": phase.start_ms,
+                "duration": phase.duration_ms,
+            }
+            for phase in report.phases
+        ]
+    if report.hint is not None:
+        described["x-hint"] = report.hint
+    return described
 
 
 def _describe_ram(
@@ -315,6 +352,7 @@ class Incoming(Migration):
         described: dict[str, Any] = {"status": self.status.value}
         if self.error is not None:
             described["error-desc"] = f"load of migration failed: {self.error}"
+        described |= _describe_own(self.progress.report())
         if self.status == MigrationStatus.SETUP:
             match self._address:
                 case InetAddress(host=host, port=port):

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..model.capability import Capability
-from ..model.parameter import Parameters
+from ..model.parameter import AckTimeoutPolicy, Parameters
+from ..model.status import MigrationStatus
 from .session import CommandError
 
 Check = Callable[[Any, str], Any]
@@ -158,7 +159,7 @@ MIGRATION_PARAMETERS: Mapping[str, MigrationParameter] = {
     "tls-hostname": MigrationParameter(string_or_null, ""),
     "tls-authz": MigrationParameter(string_or_null, ""),
     "max-bandwidth": MigrationParameter(SIZE, _DEFAULTS.max_bandwidth, "max_bandwidth"),
-    "avail-switchover-bandwidth": MigrationParameter(SIZE, 0),
+    "avail-switchover-bandwidth": MigrationParameter(SIZE, 0, "avail_switchover_bandwidth"),
     "downtime-limit": MigrationParameter(
         UINT64,
         _DEFAULTS.downtime_limit_ms,
@@ -183,7 +184,15 @@ MIGRATION_PARAMETERS: Mapping[str, MigrationParameter] = {
     "mode": MigrationParameter(choice("normal", "cpr-reboot", "cpr-transfer"), "normal"),
     "zero-page-detection": MigrationParameter(choice("none", "legacy", "multifd"), "multifd"),
     "direct-io": MigrationParameter(boolean, False),
+    "switchover-ack-timeout": MigrationParameter(UINT64, 0, "switchover_ack_timeout_ms"),
+    "switchover-ack-timeout-policy": MigrationParameter(
+        choice(*(policy.value for policy in AckTimeoutPolicy)),
+        _DEFAULTS.switchover_ack_timeout_policy.value,
+        "switchover_ack_timeout_policy",
+    ),
 }
+OWN_PARAMETERS = frozenset({"switchover-ack-timeout", "switchover-ack-timeout-policy"})
+"""Those that QEMU does not have."""
 
 _NOTHING: Mapping[str, Member] = {}
 _CAPABILITY = structure(
@@ -202,6 +211,9 @@ COMMANDS: Mapping[str, Check] = {
             "channels": Member(array(anything), is_required=False),
             "detach": Member(boolean, is_required=False),
             "resume": Member(boolean, is_required=False),
+        },
+        "migrate-continue": {
+            "state": Member(choice(*(status.value for status in MigrationStatus)))
         },
         "migrate-incoming": {
             "uri": Member(string, is_required=False),
@@ -240,11 +252,12 @@ def change_parameters(parameters: Parameters, changes: Mapping[str, Any]) -> Par
             if value != parameter.default:
                 raise CommandError(f"parameter '{name}' is not supported by switchover")
             continue
-        if value > parameter.largest:
+        if isinstance(value, int) and value > parameter.largest:
             underscored = name.replace("-", "_")
             raise CommandError(f"Parameter '{underscored}' expects {parameter.range}")
         values[parameter.field] = value
-    return Parameters(**values)
+    policy = AckTimeoutPolicy(values.pop("switchover_ack_timeout_policy"))
+    return Parameters(**values, switchover_ack_timeout_policy=policy)
 
 
 def describe_parameters(parameters: Parameters) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""What is published about switchover, measured: each bench prints the figures that it made."""
