@@ -5,13 +5,15 @@ import socket
 import stat
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.cli.command import run_here, start
 from tests.qmp.running import Machine, Monitor, check_ticks, listening_on, machine, quits
+from tests.waiting import wait_until
 
 from switchover import __version__
 
@@ -26,13 +28,6 @@ def alone(tmp_path: Path) -> Iterator[Machine]:
         yield one
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def test_a_machine_runs_stops_and_goes_on(alone: Machine) -> None:
     assert stat.S_IMODE(alone.qmp_path.stat().st_mode) == 0o600
     with alone.monitor() as client:
@@ -45,7 +40,7 @@ def test_a_machine_runs_stops_and_goes_on(alone: Machine) -> None:
         assert client.execute("cont") == {}
         assert client.run_state == "running"
         assert client.events("RESUME") == [("STOP", None), ("RESUME", None)]
-        wait_for(lambda: len(alone.ticks) >= 2)
+        wait_until(lambda: len(alone.ticks) >= 2, "two ticks")
         names = {entry["name"] for entry in client.execute("query-commands")}
         assert {"qmp_capabilities", "migrate", "migrate_cancel", "query-commands"} <= names
         assert client.execute("query-migrate") == {}
@@ -186,7 +181,7 @@ def test_a_running_machine_moves_and_moves_back(
     ):
         with first.monitor() as source, second.monitor() as destination:
             assert destination.run_state == "inmigrate"
-            wait_for(lambda: len(first.ticks) >= 2)
+            wait_until(lambda: len(first.ticks) >= 2, "two ticks")
             for client in (source, destination):
                 client.set_capabilities("events", *capabilities)
             source.execute("migrate", uri=listening_on(uri, destination), detach=True)
@@ -209,7 +204,7 @@ def test_a_running_machine_moves_and_moves_back(
             assert refused.endswith("the vm that was paused due to previous migration")
             again = destination.refusal("migrate-incoming", uri=uri)
             assert again.endswith("The incoming migration has already been started")
-            wait_for(lambda: bool(second.ticks))
+            wait_until(lambda: bool(second.ticks), "a tick")
         quits(first)
         quits(second)
         check_ticks(first, second)
@@ -305,6 +300,154 @@ def test_new_limits_count_at_once(tmp_path: Path) -> None:
         source.wait_status("completed")
         parameters = source.execute("query-migrate-parameters")
         assert (parameters["max-bandwidth"], parameters["downtime-limit"]) == (0, 2000)
+
+
+DEVICE = "vfio-sim,state=2M,initial=1M,allocate=50ms"
+DEAF = f"{DEVICE},never-ack=on"
+
+
+@contextmanager
+def two_machines(
+    directory: Path, here: str = DEVICE, there: str = DEVICE
+) -> Iterator[tuple[Monitor, Monitor]]:
+    """Clients of a machine with a device, and of one that waits for it; all we have is on."""
+    with (
+        machine(directory / "a", "--dirty-rate", "100", "--device", here) as first,
+        machine(directory / "b", "--incoming", "defer", "--device", there) as second,
+        first.monitor() as source,
+        second.monitor() as destination,
+    ):
+        for client in (source, destination):
+            client.set_capabilities("events", "return-path", "switchover-ack", "x-load-report")
+        yield source, destination
+
+
+def wait_until_waiting(client: Monitor) -> dict[str, Any]:
+    """Waits until a source waits for an ACK alone; what it then says."""
+    said: dict[str, Any] = {}
+
+    def is_waiting() -> bool:
+        said.update(client.wait_status("active"))
+        return said.get("x-switchover-ack", {}).get("waiting") is not None
+
+    wait_until(is_waiting, "a wait")
+    return said
+
+
+def test_who_is_waited_for_is_told_on_both_sides(tmp_path: Path) -> None:
+    with two_machines(tmp_path, there=DEAF) as (source, destination):
+        source.execute("migrate", uri=listening_on("tcp:127.0.0.1:0", destination))
+        active = wait_until_waiting(source)
+        assert active["x-switchover-ack"].pop("waiting") > 0
+        assert active["x-switchover-ack"] == {
+            "mode": "legacy",
+            "waiting-for": ["sim0/vfio"],
+            "timed-out": False,
+        }
+        assert active["x-expected-downtime"].keys() == {"expected", "transfer", "load-measured"}
+        assert "x-downtime-phases" not in active
+        assert destination.wait_status("active")["x-switchover-ack"] == {
+            "mode": "legacy",
+            "waiting-for": ["sim0/vfio"],
+            "waiting": None,
+            "timed-out": False,
+        }
+        assert source.run_state == "running"
+        source.execute("migrate_cancel")
+        assert source.wait_status("cancelled") == {"status": "cancelled"}
+        assert source.run_state == "running"
+
+
+def test_time_that_is_up_cancels(tmp_path: Path) -> None:
+    with two_machines(tmp_path, there=DEAF) as (source, destination):
+        source.execute("migrate-set-parameters", switchover_ack_timeout=200)
+        assert source.execute("query-migrate-parameters")["switchover-ack-timeout"] == 200
+        source.execute("migrate", uri=listening_on("tcp:127.0.0.1:0", destination))
+        failed = source.wait_status("failed")
+        assert failed.keys() == {"status", "error-desc"}
+        assert failed["error-desc"].startswith(
+            "no SWITCHOVER_ACK came in 200 ms (switchover-ack-timeout) for 'sim0/vfio': "
+        )
+        assert source.run_state == "running"
+        destination.wait_status("failed")
+
+
+def test_time_that_is_set_while_it_runs_counts_and_may_go_on_without(tmp_path: Path) -> None:
+    with two_machines(tmp_path, there=DEAF) as (source, destination):
+        source.execute("migrate", uri=listening_on("tcp:127.0.0.1:0", destination))
+        wait_until_waiting(source)
+        source.execute(
+            "migrate-set-parameters",
+            switchover_ack_timeout=1,
+            switchover_ack_timeout_policy="proceed",
+        )
+        ended = source.wait_status("completed")
+        assert ended["x-switchover-ack"].pop("waiting") > 0
+        assert ended["x-switchover-ack"] == {
+            "mode": "legacy",
+            "waiting-for": ["sim0/vfio"],
+            "timed-out": True,
+        }
+        destination.wait_status("completed")
+        assert destination.run_state == "running"
+
+
+def test_a_pause_before_the_switchover_lasts_until_it_is_ended(tmp_path: Path) -> None:
+    with two_machines(tmp_path) as (source, destination):
+        source.set_capabilities("pause-before-switchover")
+        none = source.refusal("migrate-continue", state="pre-switchover")
+        assert none == "GenericError: Migration not in expected state: none"
+        source.execute("migrate", uri=listening_on("tcp:127.0.0.1:0", destination))
+        paused = source.wait_status("pre-switchover")
+        assert [phase["name"] for phase in paused["x-downtime-phases"]] == ["stop", "pause"]
+        assert source.run_state == "finish-migrate"
+        wrong = source.refusal("migrate-continue", state="device")
+        assert wrong == "GenericError: Migration not in expected state: pre-switchover"
+        unknown = source.refusal("migrate-continue", state="later")
+        assert unknown == "GenericError: Parameter 'state' does not accept value 'later'"
+        assert source.refusal("migrate-continue") == "GenericError: Parameter 'state' is missing"
+        assert source.wait_status("pre-switchover")
+        source.execute("migrate-continue", state="pre-switchover")
+        ended = source.wait_status("completed")
+        names = [status for _, status in source.events("completed") if isinstance(status, str)]
+        assert names == ["setup", "active", "pre-switchover", "device", "completed"]
+        own = [phase for phase in ended["x-downtime-phases"] if phase["side"] == "source"]
+        assert own[1]["name"] == "pause"
+        assert round(sum(phase["duration"] for phase in own)) == ended["downtime"]
+        told = {
+            phase["name"] for phase in ended["x-downtime-phases"] if phase["side"] == "destination"
+        }
+        assert {"ram", "sim0/vfio", "devices"} <= told
+        there = destination.wait_status("completed")["x-downtime-phases"]
+        assert {phase["side"] for phase in there} == {"destination"}
+        assert ended["x-expected-downtime"]["load-measured"]
+        assert "x-hint" not in ended
+
+
+def test_a_pause_before_the_switchover_may_be_cancelled(tmp_path: Path) -> None:
+    with two_machines(tmp_path) as (source, destination):
+        source.set_capabilities("pause-before-switchover")
+        source.execute("migrate", uri=listening_on("tcp:127.0.0.1:0", destination))
+        source.wait_status("pre-switchover")
+        source.execute("migrate_cancel")
+        assert source.wait_status("cancelled") == {"status": "cancelled"}
+        assert source.run_state == "running"
+
+
+def test_a_state_too_large_for_the_limit_is_hinted_at(tmp_path: Path) -> None:
+    device = "vfio-sim,state=64M,initial=1M,allocate=0s"
+    with two_machines(tmp_path, device, device) as (source, destination):
+        source.execute("migrate-set-parameters", downtime_limit=1, max_bandwidth=0)
+        source.execute("migrate", uri=listening_on("tcp:127.0.0.1:0", destination))
+        wait_until(lambda: "x-hint" in source.wait_status("active"), "the hint")
+        hint = source.wait_status("active")["x-hint"]
+        assert hint.startswith("what is left when the machine is stopped, ")
+        assert hint.endswith("or set avail-switchover-bandwidth to what the line can do")
+        source.execute("migrate-set-parameters", avail_switchover_bandwidth=1 << 40)
+        ended = source.wait_status("completed")
+        assert "x-hint" not in ended
+        parameters = source.execute("query-migrate-parameters")
+        assert parameters["avail-switchover-bandwidth"] == 1 << 40
 
 
 def test_nobody_who_listens_is_a_failure_and_no_end(alone: Machine) -> None:

@@ -9,6 +9,8 @@ import pytest
 from tests.cli.command import run_here, start
 from tests.qmp.running import machine
 
+from switchover.model.capability import QEMU_CAPABILITIES
+from switchover.qmp.schema import MIGRATION_PARAMETERS, OWN_PARAMETERS
 from switchover.testing import BootSectorGuest, Peer, Qemu, QemuError
 
 
@@ -135,10 +137,16 @@ def test_ours_answers_with_the_names_and_defaults_of_a_qemu(
     peer_10_0: Peer, tmp_path: Path
 ) -> None:
     with Qemu(peer_10_0) as qemu, machine(tmp_path / "a") as ours, ours.monitor() as client:
+        own = {name: MIGRATION_PARAMETERS[name].default for name in OWN_PARAMETERS}
         theirs = qemu.query("query-migrate-parameters")
-        assert client.execute("query-migrate-parameters") == theirs
-        assert client.execute("query-migrate-capabilities") == qemu.execute(
-            "query-migrate-capabilities"
-        )
+        assert not own.keys() & theirs.keys()
+        assert client.execute("query-migrate-parameters") == theirs | own
+        capabilities = qemu.execute("query-migrate-capabilities")
+        assert isinstance(capabilities, list)
+        assert [entry["capability"] for entry in capabilities] == list(QEMU_CAPABILITIES)
+        assert client.execute("query-migrate-capabilities") == [
+            *capabilities,
+            {"capability": "x-load-report", "state": False},
+        ]
         known = {entry["name"] for entry in qemu.execute("query-commands")}  # type: ignore[attr-defined]
         assert {entry["name"] for entry in client.execute("query-commands")} <= known

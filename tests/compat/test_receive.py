@@ -53,6 +53,9 @@ def test_per_device_source_waits_for_nobody(peer_11_1: Peer, tmp_path: Path) -> 
         "asked_ms": None,
         "sent_ms": None,
         "received_ms": None,
+        "waiting_for": [],
+        "waiting_ms": None,
+        "timed_out": False,
     }
     assert "no ACK to be held" in outcome.messages
 

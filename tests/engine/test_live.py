@@ -115,7 +115,6 @@ def test_destination_of_pieces() -> None:
     live.load(b"", 0)
     assert live.load_pace.ns_per_mib is None and not ready
     live.load(b"one", 0)
-    assert live.load_pace.bytes == 3
     live.end()
     assert device.calls == ["setup", b"one", "complete"]
     assert ready == ["pieces"]
@@ -180,7 +179,6 @@ def test_source_of_a_vfio_device(mode: SwitchoverAckMode) -> None:
     assert body(live) == INITIAL + bytes(device.memory[:4]) + INIT_DATA_SENT
     assert waited_for.are_all_served
     assert body(live) == b""
-    assert live.save_pace.bytes == initial
     assert list(live.complete()) == []
     migration.prepare_stop()
     migration.stop()
@@ -335,7 +333,6 @@ def test_destination_of_a_vfio_device(mode: SwitchoverAckMode) -> None:
     buffer = bytearray(1000)
     while size := source.read_into(memoryview(buffer)):
         live.load(VfioData(memoryview(buffer)[:size]), 0)
-    assert live.load_pace.bytes == 3 * HEADER.size + 10
     assert not ready
     live.load(VfioInitialDataSent(), 0)
     assert ready == ["nic/vfio"]

@@ -23,8 +23,11 @@ def test_sizes(text: str, size: int) -> None:
     assert parse_size(text) == size
 
 
-def test_a_size_may_have_any_number_of_digits() -> None:
-    assert parse_size("9" * 5000 + "K") == (10**5000 - 1) << 10
+def test_a_size_has_no_more_digits_than_any_memory() -> None:
+    assert parse_size("9" * 20 + "K") == (10**20 - 1) << 10
+    for parse in (parse_size, parse_time):
+        with pytest.raises(UsageError):
+            parse("9" * 21 + "s" * (parse is parse_time))
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """When a source may stop its machine, in invented time."""
 
-from switchover.protocol.convergence import WINDOW_NS, Convergence
+from switchover.protocol.convergence import REMEASURE_NS, WINDOW_NS, Convergence
 
 MS = 1_000_000
 START = 7_000 * MS
@@ -140,12 +140,12 @@ def test_a_window_with_a_pause_does_not_lower_what_is_known_however_long_its_wri
 
 
 def test_a_window_that_the_line_held_back_is_a_measure() -> None:
-    assert measured().is_measured and not measured().wants_probe
+    assert measured().is_measured and not measured().wants_probe(START + WINDOW_NS)
     convergence = Convergence(0, 300, START)
-    assert convergence.wants_probe
+    assert convergence.wants_probe(START)
     convergence.sent(1 << 20, MS, START)
     convergence.sent(0, 0, START + WINDOW_NS)
-    assert not convergence.is_measured and convergence.wants_probe
+    assert not convergence.is_measured and convergence.wants_probe(START)
 
 
 def test_a_destination_that_does_not_read_for_a_while_is_no_measure() -> None:
@@ -187,4 +187,10 @@ def test_a_bandwidth_that_is_given_is_believed() -> None:
     assert convergence.threshold_bytes == 600_000_000
     fresh = Convergence(0, 300, START)
     fresh.avail_switchover_bandwidth = 1
-    assert not fresh.wants_probe
+    assert not fresh.wants_probe(START)
+
+
+def test_a_measure_is_made_anew_after_a_while() -> None:
+    convergence = measured()
+    assert not convergence.wants_probe(START + WINDOW_NS + REMEASURE_NS - 1)
+    assert convergence.wants_probe(START + WINDOW_NS + REMEASURE_NS)

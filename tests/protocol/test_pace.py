@@ -21,15 +21,20 @@ def test_the_pace_is_the_median() -> None:
     for duration_ms in (2, 1, 1480, 3, 2):
         pace.add(MIB, duration_ms * MS)
     assert pace.ns_per_mib == 2 * MS
-    assert pace.bytes == 5 * MIB
 
 
 def test_a_block_counts_by_its_bytes() -> None:
     pace = Pace()
     pace.add(3 * MIB, 3 * MS)
     for _ in range(5):
-        pace.add(1000, 7 * MS)
+        pace.add(5000, 7 * MS)
     assert pace.ns_per_mib == MS
+
+
+def test_a_block_of_a_few_bytes_is_no_measure() -> None:
+    pace = Pace()
+    pace.add(24, MS)
+    assert pace.ns_per_mib is None
 
 
 def test_the_last_block_can_be_forgotten() -> None:

@@ -4,10 +4,11 @@ from typing import Any
 
 import pytest
 
-from switchover.model.parameter import Parameters
+from switchover.model.parameter import AckTimeoutPolicy, Parameters
 from switchover.qmp.schema import (
     COMMANDS,
     MIGRATION_PARAMETERS,
+    OWN_PARAMETERS,
     change_parameters,
     describe_parameters,
 )
@@ -79,6 +80,21 @@ from switchover.qmp.session import CommandError
         ),
         (
             "migrate-set-parameters",
+            {"switchover-ack-timeout": "1s"},
+            "Parameter 'switchover-ack-timeout' expects uint64",
+        ),
+        (
+            "migrate-set-parameters",
+            {"switchover-ack-timeout-policy": "maybe"},
+            "Parameter 'switchover-ack-timeout-policy' does not accept value 'maybe'",
+        ),
+        (
+            "migrate-set-parameters",
+            {"avail-switchover-bandwidth": "much"},
+            "Parameter 'avail-switchover-bandwidth' expects uint64",
+        ),
+        (
+            "migrate-set-parameters",
             {"tls-creds": 5},
             "Invalid parameter type for 'tls-creds', expected: StrOrNull",
         ),
@@ -108,6 +124,14 @@ def test_parameters_are_changed_one_by_one() -> None:
     assert change(max_bandwidth=0) == Parameters(max_bandwidth=0)
     assert change(downtime_limit=2_000_000) == Parameters(downtime_limit_ms=2_000_000)
     assert change(max_bandwidth=-1) == Parameters(max_bandwidth=(1 << 64) - 1)
+    assert change(avail_switchover_bandwidth=5) == Parameters(avail_switchover_bandwidth=5)
+    assert change(switchover_ack_timeout=7) == Parameters(switchover_ack_timeout_ms=7)
+    policy = change(switchover_ack_timeout_policy="proceed").switchover_ack_timeout_policy
+    assert policy is AckTimeoutPolicy.PROCEED
+
+
+def test_our_own_parameters_mean_something() -> None:
+    assert all(MIGRATION_PARAMETERS[name].field for name in OWN_PARAMETERS)
 
 
 @pytest.mark.parametrize("value", [2_000_001, -1])
@@ -131,3 +155,6 @@ def test_the_answer_names_all_that_have_a_value() -> None:
     assert described["max-bandwidth"] == 5
     assert described["downtime-limit"] == 300
     assert described["tls-creds"] == ""
+    assert described["avail-switchover-bandwidth"] == 0
+    assert described["switchover-ack-timeout"] == 0
+    assert described["switchover-ack-timeout-policy"] == "cancel"

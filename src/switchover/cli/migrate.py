@@ -8,11 +8,13 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
+from rich.console import Console
 from typer import Argument, BadParameter, Exit, Option
 
 from ..errors import MigrationError
-from ..qmp.driver import Address, Driver, Outcome, Plan, Server
+from ..qmp.driver import AckWait, Address, Driver, Outcome, Plan, Server, read_ack_wait
 from .console import fail, say, size, working
+from .timeline import downtime_table
 from .values import parse_size
 
 _FAILED = 1
@@ -83,7 +85,8 @@ def migrate(
     """Drive a migration of any QMP server, QEMU's too, and watch it.
 
     It succeeds only when the source says that it has completed and, with --to-qmp, the destination
-    says so too. Ctrl-C cancels the migration.
+    says so too. Ctrl-C cancels the migration. Where the source tells where its downtime went, as
+    that of `switchover run` does, it is printed as a table.
     """
     source = Server("source", _parse_qmp(qmp))
     destination = None if to_qmp is None else Server("destination", _parse_qmp(to_qmp))
@@ -98,7 +101,11 @@ def migrate(
     if outcome.error is not None:
         fail(outcome.error)
         raise Exit(_FAILED)
-    say(f"the machine was moved: {_figures(outcome.source)}")
+    say(f"the machine was moved: {_figures(outcome.source)}{_expected(outcome)}")
+    if outcome.phases and not json:
+        # The parts have the names of a peer's devices: text, whatever it looks like.
+        console = Console(highlight=False, markup=False, emoji=False)
+        console.print(downtime_table("Where the downtime went", {"this move": outcome.phases}))
 
 
 async def _drive(plan: Plan, source: Server, destination: Server | None) -> Outcome:
@@ -162,4 +169,26 @@ def _figures(info: Mapping[str, Any]) -> str:
     for name in ("total-time", "downtime"):
         if name in info:
             parts.append(f"{name} {info[name]} ms")
+    if ack := read_ack_wait(info):
+        parts.append(_waiting(ack))
     return ", ".join(parts)
+
+
+def _waiting(ack: AckWait) -> str:
+    """Whose ACK is waited for, or was, and for how long."""
+    names = f" of {' and '.join(ack.waiting_for)}" if ack.waiting_for else ""
+    if ack.waiting_ms is None:
+        return f"ACK{names} not there yet"
+    end = ", and not any longer" if ack.timed_out else ""
+    return f"ACK{names} waited for {ack.waiting_ms:.0f} ms{end}"
+
+
+def _expected(outcome: Outcome) -> str:
+    """What was expected of the downtime, behind what it was."""
+    expected = outcome.expected_downtime
+    if expected is None:
+        return ""
+    return (
+        f", expected {expected.expected_ms:.0f} ms and by QEMU's formula "
+        f"{expected.transfer_ms:.0f} ms"
+    )

@@ -19,6 +19,8 @@ RAM_SECTION_ID = 1
 MAX_WRITTEN = 1024
 """Pieces of the stream that are remembered until the destination has dealt with them: sockets hold
 less."""
+MIN_TAKEN_BYTES = 256 << 10
+"""What a measure of the line is made of, at least: less comes and goes as threads are scheduled."""
 MAX_GAP_NS = 50_000_000
 """Between two reports of a destination that went on. One that was busy for longer, as a device that
 allocates makes it, says nothing of the line."""
@@ -58,14 +60,15 @@ class Told:
             self.load_ns_per_mib[report.section_id] = report.ns_per_mib
 
     def _measure(self, consumed: int, now: int) -> None:
-        """What was taken since the last report was there to be taken when that came: a measure."""
+        """What was taken since an earlier report, and was there when that came, is a measure."""
         if self._reported is not None:
             then, consumed_then, written_then = self._reported
-            has_enough = consumed_then < consumed <= written_then
-            if has_enough and 0 < now - then < MAX_GAP_NS:
-                self.delivery.add(consumed - consumed_then, now - then)
-            if consumed == consumed_then:
+            taken, gap_ns = consumed - consumed_then, now - then
+            if taken < MIN_TAKEN_BYTES and gap_ns < MAX_GAP_NS:
                 return
+            has_enough = MIN_TAKEN_BYTES <= taken and consumed <= written_then
+            if has_enough and 0 < gap_ns < MAX_GAP_NS:
+                self.delivery.add(taken, gap_ns)
         self._reported = (now, consumed, self._written_bytes)
 
     def queued_bytes(self) -> dict[int, int]:
@@ -123,7 +126,11 @@ class Outlook:
         self.precopy_bytes = ram_bytes + precopy
         self._judge(ram_bytes, precopy + at_stop)
         would_go = ram_bytes + precopy <= self._convergence.threshold_bytes
-        self.wants_probe = not self.has_little_left and would_go and self._convergence.wants_probe
+        self.wants_probe = (
+            not self.has_little_left
+            and would_go
+            and self._convergence.wants_probe(time.monotonic_ns())
+        )
         if would_go and not self.has_little_left and not self.wants_probe:
             self._progress.hint = self._explain(ram_bytes + precopy + at_stop, at_stop)
         elif self.has_little_left and self._progress.waiting_ns is None:

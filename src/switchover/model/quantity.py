@@ -5,8 +5,8 @@ from decimal import Decimal
 
 from ..errors import UsageError
 
-_SIZE = re.compile(r"([0-9]+)([KMGT]?)(?:i?B)?", re.IGNORECASE)
-_TIME = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(ms|s)")
+_SIZE = re.compile(r"([0-9]{1,20})([KMGT]?)(?:i?B)?", re.IGNORECASE)
+_TIME = re.compile(r"([0-9]{1,20}(?:\.[0-9]*)?|\.[0-9]+)(ms|s)")
 _SHIFTS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 
 
@@ -19,8 +19,7 @@ def parse_size(text: str) -> int:
     match = _SIZE.fullmatch(text.strip())
     if match is None:
         raise UsageError(f"{text!r} is not a size: expected a number and K, M, G or T")
-    # Python's own conversion ends at some thousands of digits.
-    return int(Decimal(match[1])) << _SHIFTS[match[2].upper()]
+    return int(match[1]) << _SHIFTS[match[2].upper()]
 
 
 def parse_time(text: str) -> int:

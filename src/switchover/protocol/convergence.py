@@ -14,6 +14,8 @@ WINDOW_NS = 100_000_000
 """As QEMU's: long enough to even out the buffers on the way, short enough to follow a change."""
 UNLIMITED_SLICE_BYTES = 1 << 30
 """More than is ever sent at once."""
+REMEASURE_NS = 1_000_000_000
+"""A measure that is older is made anew where it alone stands in the way of the switchover."""
 _STALL_NS = WINDOW_NS // 2
 """A single write that took so long, and half of its window, was a stall, or the line is slow."""
 _SECOND_NS = 1_000_000_000
@@ -43,6 +45,7 @@ class Convergence:
         self.avail_switchover_bandwidth = 0
         self.bandwidth = 0
         self.is_measured = False
+        self._measured_at = now
         self.writing = Pace()
         self._stalls = 0
         self._paid = now
@@ -85,7 +88,7 @@ class Convergence:
         """
         elapsed = began - self._window_start
         if elapsed >= WINDOW_NS:
-            self._measure(elapsed)
+            self._measure(elapsed, began)
             self._start_window(began)
         if wire_bytes:
             self.writing.add(wire_bytes, held_ns)
@@ -96,7 +99,7 @@ class Convergence:
         self._paid = max(self._due(), began)
         self._owed_bytes = wire_bytes
 
-    def _measure(self, elapsed: int) -> None:
+    def _measure(self, elapsed: int, now: int) -> None:
         measured = self._window_bytes * _SECOND_NS // elapsed
         was_held = 2 * self._window_held_ns >= elapsed and not self._has_paused
         is_long = self._window_longest_ns >= max(_STALL_NS, elapsed // 2)
@@ -104,6 +107,7 @@ class Convergence:
         if was_held and self._stalls != 1:
             self.bandwidth = measured
             self.is_measured = True
+            self._measured_at = now
         else:
             self.bandwidth = max(measured, self.bandwidth)
 
@@ -125,10 +129,10 @@ class Convergence:
             return max(MIB * _SECOND_NS // ns_per_mib, self.bandwidth)
         return self.expected_bandwidth
 
-    @property
-    def wants_probe(self) -> bool:
-        """Whether the line's bandwidth is not known well enough to rely on it."""
-        return not self.is_measured and not self.avail_switchover_bandwidth
+    def wants_probe(self, now: int) -> bool:
+        """Whether the bandwidth is not known, or not of late, and nobody says what it is."""
+        is_known = self.is_measured and now - self._measured_at < REMEASURE_NS
+        return not is_known and not self.avail_switchover_bandwidth
 
     @property
     def threshold_bytes(self) -> int:

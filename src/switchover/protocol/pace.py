@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 MIB = 1 << 20
 _SAMPLES = 256
+_SMALLEST = 4096
+"""A block of fewer bytes measures the call, and not the device."""
 _SECOND_NS = 1_000_000_000
 
 
@@ -23,12 +25,11 @@ class Pace:
 
     def __init__(self) -> None:
         self._samples: deque[tuple[float, int]] = deque(maxlen=_SAMPLES)
-        self.bytes = 0
 
     def add(self, size: int, duration_ns: int) -> None:
-        """A block of `size` bytes, at least one, took so long."""
-        self._samples.append((duration_ns / size, size))
-        self.bytes += size
+        """A block of `size` bytes took so long."""
+        if size >= _SMALLEST:
+            self._samples.append((duration_ns / size, size))
 
     def forget_last(self) -> None:
         """The last block is known to be no measure."""

@@ -1,20 +1,30 @@
 """Drives a migration between two QMP servers, whose ever they are, and watches it."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from qemu.qmp import QMPClient, QMPError
 from qemu.qmp.qmp_client import ExecuteError
 
 from ..errors import ChannelError, MigrationError, PeerError
+from ..model.stats import ExpectedDowntime, Phase
 
 POLL_S = 0.1
 """How often the servers are asked how far they are."""
 END_TIMEOUT_S = 30.0
 """How long a destination without a return path may take behind the end of its source."""
 _FINAL = frozenset({"completed", "failed", "cancelled"})
+_UNDERFLOW = "Switchover ack pending num underflowed"
+_OTHER_MODE = (
+    "the source counts the ACKs per device, and the destination sent one for all devices: both "
+    "must count in the same way, so use -global migration.switchover-ack-legacy=on at a source "
+    "that is a QEMU from 11.1 on, =off at such a destination, or --switchover-ack-mode where "
+    "switchover is one of the two"
+)
+"""What QEMU's few words mean."""
 
 Address = str | tuple[str, int]
 Watcher = Callable[[Mapping[str, Any]], None]
@@ -37,6 +47,23 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
+class AckWait:
+    """How a source waits for the SWITCHOVER_ACK, as far as it tells: ours does.
+
+    Attributes:
+        mode: Who counts the ACKs, if that is known.
+        waiting_for: The devices that have not been acknowledged.
+        waiting_ms: How long nothing but the ACK has kept the source from stopping its machine.
+        timed_out: Whether it went on without.
+    """
+
+    mode: str | None
+    waiting_for: tuple[str, ...]
+    waiting_ms: float | None
+    timed_out: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """How it ended.
 
@@ -56,13 +83,28 @@ class Outcome:
         status = str(self.source.get("status", "none"))
         return "failed" if status == "completed" and self.error is not None else status
 
+    @property
+    def expected_downtime(self) -> ExpectedDowntime | None:
+        """What the source expected before the stop; None where it does not tell."""
+        return read_expected_downtime(self.source)
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """The parts of the downtime; none where the source does not tell."""
+        return tuple(_read_phases(self.source))
+
     def as_dict(self) -> dict[str, Any]:
         """The same as plain data, for JSON."""
+        ack, expected = read_ack_wait(self.source), self.expected_downtime
         return {
             "status": self.status,
             "total_ms": self.source.get("total-time"),
             "setup_ms": self.source.get("setup-time"),
             "downtime_ms": self.source.get("downtime"),
+            "expected_downtime": None if expected is None else asdict(expected),
+            "phases": [asdict(phase) for phase in self.phases],
+            "switchover_ack": None if ack is None else asdict(ack),
+            "hint": _read_hint(self.source),
             "ram": self.source.get("ram"),
             "destination_status": (self.destination or {}).get("status"),
             "error": self.error,
@@ -157,6 +199,7 @@ class Driver:
         self._destination = destination
         self._watcher = watcher
         self._say = say
+        self._said: set[str] = set()
         self._cancel = asyncio.Event()
 
     def cancel(self) -> None:
@@ -177,9 +220,8 @@ class Driver:
         await self._source.execute("migrate", {"uri": uri})
         source = await self._watch()
         if source["status"] != "completed":
-            return Outcome(
-                source, error=source.get("error-desc", f"the migration is {source['status']}")
-            )
+            error = source.get("error-desc", f"the migration is {source['status']}")
+            return Outcome(source, error=_explain(str(error)))
         if self._destination is None:
             return Outcome(source)
         return await self._await_destination(self._destination, source)
@@ -217,6 +259,7 @@ class Driver:
             self._watcher(now)
             if now.get("status") in _FINAL:
                 return now
+            self._tell_trouble(now)
             if self._cancel.is_set() and not is_cancelled:
                 is_cancelled = True
                 await self._source.execute("migrate_cancel")
@@ -224,6 +267,22 @@ class Driver:
                 await asyncio.sleep(POLL_S)
             else:
                 await self._pause()
+
+    def _tell_trouble(self, now: Mapping[str, Any]) -> None:
+        """Says once what a source that goes on has to complain of."""
+        if hint := _read_hint(now):
+            self._say_once(hint)
+        # Some errors end the migration only when something else does.
+        if "error-desc" in now:
+            error = _explain(str(now["error-desc"]))
+            self._say_once(f"the source is {now.get('status')} and has an error: {error}")
+
+    def _say_once(self, text: str) -> None:
+        """The same with other figures is no news."""
+        kind = re.sub(r"\d+", "", text)
+        if kind not in self._said:
+            self._said.add(kind)
+            self._say(text)
 
     async def _pause(self) -> None:
         try:
@@ -248,3 +307,55 @@ class Driver:
         return Outcome(
             source, now, f"the source has completed, and the destination failed: {reason}"
         )
+
+
+def _explain(error: str) -> str:
+    """An error-desc, with what it means where its own words do not tell."""
+    return f"{error}; {_OTHER_MODE}" if _UNDERFLOW in error else error
+
+
+# What our own servers tell beyond QEMU's, under names that it will not use. Whoever else uses them
+# for something else is not understood, and is not asked for more.
+
+
+def read_ack_wait(info: Mapping[str, Any]) -> AckWait | None:
+    """How a source waits for the ACK, by its `query-migrate`; None where it does not tell."""
+    match info.get("x-switchover-ack"):
+        case {
+            "mode": str() | None as mode,
+            "waiting-for": list() as names,
+            "waiting": int() | float() | None as waiting_ms,
+            "timed-out": bool() as timed_out,
+        }:
+            return AckWait(mode, tuple(map(str, names)), waiting_ms, timed_out)
+    return None
+
+
+def read_expected_downtime(info: Mapping[str, Any]) -> ExpectedDowntime | None:
+    """What a source expects, by its `query-migrate`; None where it does not tell."""
+    match info.get("x-expected-downtime"):
+        case {
+            "expected": int() | float() as expected,
+            "transfer": int() | float() as transfer,
+            "load-measured": bool() as is_load_measured,
+        }:
+            return ExpectedDowntime(expected, transfer, is_load_measured)
+    return None
+
+
+def _read_phases(info: Mapping[str, Any]) -> Iterator[Phase]:
+    told = info.get("x-downtime-phases")
+    for entry in told if isinstance(told, list) else ():
+        match entry:
+            case {
+                "side": str() as side,
+                "name": str() as name,
+                "start": int() | float() as start_ms,
+                "duration": int() | float() as duration_ms,
+            }:
+                yield Phase(side, name, start_ms, duration_ms)
+
+
+def _read_hint(info: Mapping[str, Any]) -> str | None:
+    hint = info.get("x-hint")
+    return hint if isinstance(hint, str) else None
