@@ -146,17 +146,19 @@ class Trial:
 def run_trial(trial: Trial) -> TrialRun:
     """Moves the machine, and says how it went; what goes wrong is in the report."""
     context = multiprocessing.get_context("spawn")
-    with _Child(context, _run_destination, trial) as destination:
+    with (
+        _Child(context, _run_destination, trial) as destination,
+        _Child(context, _run_source, trial) as source,
+    ):
         address = destination.receive()
         if isinstance(address, str):
             return _failed(trial, address)
-        with _Child(context, _run_source, trial) as source:
-            source.send(address)
-            left = source.receive()
-            if isinstance(left, str):
-                return _failed(trial, left)
-            destination.send(left["digest"])
-            arrived = destination.receive()
+        source.send(address)
+        left = source.receive()
+        if isinstance(left, str):
+            return _failed(trial, left)
+        destination.send(left["digest"])
+        arrived = destination.receive()
     return _failed(trial, arrived) if isinstance(arrived, str) else _judge(trial, left, arrived)
 
 

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,6 +30,7 @@ from tests.engine.peer import ACK, shut
 from tests.waiting import wait_until
 
 from switchover.channel.connection import Listener, connect
+from switchover.channel.file import AtomicFile
 from switchover.engine.precopy import IDLE_NS, PrecopySource
 from switchover.engine.progress import Progress
 from switchover.errors import (
@@ -37,6 +39,7 @@ from switchover.errors import (
     KernelError,
     MigrationCancelled,
     PeerError,
+    UsageError,
 )
 from switchover.guest.base import LiveDevice
 from switchover.model.parameter import Parameters
@@ -185,6 +188,12 @@ def test_nothing_of_the_end_is_sent_before_the_ack() -> None:
         played.say(shut())
         departure.finish()
         played.join()
+
+
+def test_ack_that_cannot_come_is_not_waited_for(tmp_path: Path) -> None:
+    with AtomicFile(tmp_path / "guest") as file, pytest.raises(UsageError) as caught:
+        Departure(TinyGuest(), file, SWITCHOVER_ACK)
+    assert str(caught.value).startswith("capability 'switchover-ack' needs a return path, which ")
 
 
 def test_early_ack_counts() -> None:

@@ -112,8 +112,8 @@ def _show(runs: list[TrialRun]) -> None:
     console.print(table)
     console.print(
         "Without the ACK the idle guest stands still while the destination allocates; with it the "
-        "allocation is over before the guest is stopped, and the downtime is what the source "
-        "expected. Without it nobody can expect the allocation."
+        "allocation is over before the guest is stopped. What the source expects cannot know of an "
+        "allocation that the destination has not begun."
     )
     console.print(
         "The busy guest hides the effect: it dirties more than goes in the downtime limit, so the "

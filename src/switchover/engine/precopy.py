@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Any
 
 from ..channel.base import Channel
-from ..errors import ChannelError, DeviceError, PeerError
+from ..errors import ChannelError, DeviceError, PeerError, UsageError
 from ..guest.base import Device, Guest
 from ..guest.globalstate import GlobalState
 from ..model.capability import Capability
@@ -59,6 +59,9 @@ class PrecopySource(OutgoingMigration):
         ack_mode: Who counts the ACKs.
         resumes_when_unsure: Whether the guest goes on here when everything was written and no SHUT
             came, as QEMU's does: it may then run on both sides.
+
+    Raises:
+        UsageError: An ACK is to be waited for that cannot come.
     """
 
     def __init__(
@@ -72,6 +75,11 @@ class PrecopySource(OutgoingMigration):
         ack_mode: SwitchoverAckMode = SwitchoverAckMode.LEGACY,
         resumes_when_unsure: bool = False,
     ) -> None:
+        if Capability.SWITCHOVER_ACK in capabilities and not channel.has_return_path:
+            raise UsageError(
+                f"capability 'switchover-ack' needs a return path, which {channel.name} does not "
+                "have"
+            )
         super().__init__(
             channel,
             progress,

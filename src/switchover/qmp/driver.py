@@ -221,10 +221,21 @@ class Driver:
         source = await self._watch()
         if source["status"] != "completed":
             error = source.get("error-desc", f"the migration is {source['status']}")
-            return Outcome(source, error=_explain(str(error)))
+            reason = await self._ask_destination() if source["status"] == "failed" else ""
+            return Outcome(source, error=_explain(f"{error}{reason}"))
         if self._destination is None:
             return Outcome(source)
         return await self._await_destination(self._destination, source)
+
+    async def _ask_destination(self) -> str:
+        """What the destination of a migration that failed has to say, as the end of a sentence."""
+        if self._destination is None:
+            return ""
+        try:
+            found = await self._destination.query_migrate()
+        except MigrationError:
+            return "; the destination is gone"
+        return f"; the destination says: {found['error-desc']}" if "error-desc" in found else ""
 
     async def _listen(self, destination: Server) -> str:
         """Has the destination listen; where the source has to go."""

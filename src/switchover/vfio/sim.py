@@ -62,11 +62,11 @@ def _words(options: SimOptions, is_empty: bool) -> NDArray[np.uint64]:
     count = page_count(options.state_bytes) * _PAGE_WORDS
     first = (zlib.crc32(options.id.encode()) << 32) + 1
     try:
-        words = np.empty(count, np.uint64)
         if is_empty:
+            words = np.empty(count, np.uint64)
             words[:] = 0
             return words
-        words[:] = np.arange(first, first + count, dtype=np.uint64)
+        words = np.arange(first, first + count, dtype=np.uint64)
     except (MemoryError, ValueError) as error:
         raise GuestError(
             f"the {options.state_bytes} bytes of device '{options.id}' do not fit in memory"
