@@ -30,7 +30,7 @@ from ..qmp.commands import Machine
 from ..qmp.guest import SharedGuest
 from ..qmp.server import Server
 from ..vfio.migration import VfioMigration
-from ..vfio.options import parse_options
+from ..vfio.options import KEYS, parse_options
 from ..vfio.sim import VfioSim
 from ..worker import Worker
 from .ack_mode import AckMode, AckModeOption
@@ -113,7 +113,8 @@ def run(
         Option(
             metavar="vfio-sim[,KEY=VALUE]…",
             help="A simulated device with VFIO's migration interface, such as "
-            "vfio-sim,state=300M,initial=16M,allocate=1480ms; docs/switchover-ack.md has all keys. "
+            "vfio-sim,state=300M,initial=16M,allocate=1480ms. "
+            f"Keys: {', '.join(KEYS)}. "
             "May be given several times.",
         ),
     ] = None,

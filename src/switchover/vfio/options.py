@@ -256,6 +256,10 @@ _KEYS: dict[str, tuple[str, Callable[[str], Any]]] = {
 """The field of each key, and what reads its value."""
 
 
+KEYS = tuple(_KEYS)
+"""All keys, in the order in which they are explained above."""
+
+
 def parse_options(text: str, name: str) -> SimOptions:
     """Reads `KEY=VALUE,…`; a switch that stands alone is on.
 
