@@ -30,14 +30,19 @@ MAY_IMPORT = {
     # SaveVM is given, and the messages that both of them hand on.
     "engine": MACHINE | {"protocol", "wire", "channel", "tracker", "guest", "vfio"},
     "analyze": GROUND | {"protocol"},
+    # A program whose calls on VFIO's descriptors are answered by a device of ours.
+    "player": MACHINE | {"kernel", "vfio"},
     "qmp": MACHINE | {"engine", "guest", "vfio"},
     "trial": MACHINE | {"channel", "guest", "vfio", "engine"},
     "demo": GROUND | {"vfio", "trial"},
     "testing": MACHINE
-    | {"protocol", "wire", "channel", "tracker", "guest", "kernel", "vfio", "engine"},
-    "bench": GROUND | {"vfio", "trial"},
+    | {"protocol", "wire", "channel", "tracker", "guest", "kernel", "vfio", "player", "engine"},
+    # One move between two real QEMUs, with a device of ours.
+    "trial_qemu": GROUND | {"vfio", "player", "testing"},
+    "bench": GROUND | {"vfio", "player", "trial", "trial_qemu", "testing"},
     "cli": MACHINE
-    | {"qmp", "analyze", "trial", "demo", "bench", "engine", "channel", "tracker", "guest", "vfio"},
+    | {"qmp", "analyze", "trial", "demo", "bench", "engine", "channel", "tracker", "guest", "vfio"}
+    | {"player", "trial_qemu", "testing"},
 }
 PURE = ("model", "wire", "protocol")
 PURE_MODULES = ("qmp/message.py", "qmp/session.py")

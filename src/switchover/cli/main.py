@@ -9,6 +9,7 @@ from .. import __version__
 from .bench import bench
 from .demo import demo
 from .migrate import migrate
+from .qemu import qemu
 from .receive import receive
 from .run import run
 from .send import send
@@ -23,6 +24,7 @@ app = typer.Typer(
 )
 app.command()(demo)
 app.command()(migrate)
+app.command()(qemu)
 app.command()(receive)
 app.command()(run)
 app.command()(send)

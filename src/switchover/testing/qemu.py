@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar, cast
+from typing import IO, Any, Protocol, Self, TypeVar, cast
 
 from qemu.qmp import EventListener, Message, QMPClient, QMPError
 from qemu.qmp.qmp_client import ExecuteError
@@ -32,6 +32,34 @@ TIMEOUT_S = 30.0
 _POLL_S = 0.01
 _STOP_S = 5.0
 _STDERR_LINES = 5
+
+
+class Process(Protocol):
+    """What is needed of a process that was started; `subprocess.Popen` has it."""
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        ...
+
+    def poll(self) -> int | None:
+        """Its exit status, if it has ended."""
+        ...
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Waits until it has ended; gives its exit status."""
+        ...
+
+    def terminate(self) -> None:
+        """Asks it to end."""
+        ...
+
+    def kill(self) -> None:
+        """Ends it."""
+        ...
+
+
+_LATE = (subprocess.TimeoutExpired, TimeoutError)
 
 
 class QemuError(RuntimeError):
@@ -146,7 +174,7 @@ class Qemu:
         """Waits until the process has ended by itself, and gives its exit status."""
         try:
             return self._process.wait(timeout)
-        except subprocess.TimeoutExpired:
+        except _LATE:
             raise QemuError(f"{self._name} is still running after {timeout:g} s") from None
 
     # -- QMP -----------------------------------------------------------------------------------
@@ -272,7 +300,7 @@ class Qemu:
     def _name(self) -> str:
         return f"QEMU {'.'.join(map(str, self.peer.version))}"
 
-    def _start(self, qmp_fd: int) -> subprocess.Popen[bytes]:
+    def _start(self, qmp_fd: int) -> Process:
         guest = self._guest.arguments(self._directory) if self._guest else []
         arguments = [
             *(str(self.peer.path), "-accel", "tcg", "-machine", self.machine, "-m", self.memory),
@@ -284,14 +312,17 @@ class Qemu:
             *self._options,
         ]
         with (self._directory / "stderr").open("wb") as stderr:
-            return subprocess.Popen(
-                arguments,
-                stdin=subprocess.DEVNULL,
-                stdout=stderr,
-                stderr=stderr,
-                pass_fds=[qmp_fd],
-                start_new_session=True,
-            )
+            return self._spawn(arguments, stderr, qmp_fd)
+
+    def _spawn(self, arguments: Sequence[str], output: IO[bytes], qmp_fd: int) -> Process:
+        return subprocess.Popen(
+            arguments,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            pass_fds=[qmp_fd],
+            start_new_session=True,
+        )
 
     def _text(self, name: str) -> str:
         path = self._directory / name
@@ -320,7 +351,7 @@ class Qemu:
         """How the process ended, or that it did not, with its last words."""
         try:
             end = f"exited with status {self._process.wait(_STOP_S)}"
-        except subprocess.TimeoutExpired:
+        except _LATE:
             end = "closed its monitor but still runs"
         return f"{self._name} {end}{self._last_words()}"
 
@@ -356,7 +387,7 @@ class Qemu:
             try:
                 self._process.wait(_STOP_S)
                 return
-            except subprocess.TimeoutExpired:
+            except _LATE:
                 end()
         self._process.wait()
 
