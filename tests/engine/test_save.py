@@ -16,14 +16,16 @@ from switchover.channel.file import DescriptorChannel
 from switchover.engine.load import GuestLoader, load_guest
 from switchover.engine.progress import Progress
 from switchover.engine.save import save_guest
-from switchover.errors import GuestError
-from switchover.guest.parked import ParkedGuest
+from switchover.errors import GuestError, StreamError
+from switchover.guest.parked import HeldDevice, ParkedGuest
 from switchover.model.configuration import Configuration
 from switchover.model.ramblock import TARGET_PAGE_SIZE, PageRun, RAMBlock, ZeroRun
+from switchover.model.section import SectionHeader
 from switchover.protocol.event import NEED_DATA, SectionItem
 from switchover.protocol.grammar import StreamState
 from switchover.protocol.savevm import SaveVM
 from switchover.wire.ram import MAX_RUN
+from switchover.wire.vfio import INIT_DATA_SENT
 
 
 def saved(guest: ParkedGuest, progress: Progress | None = None) -> bytes:
@@ -125,3 +127,49 @@ def test_guest_without_any_device_or_ram_is_saved() -> None:
     guest.devices = type(devices)(b"", empty, ())
     with DescriptorChannel(open_pipe(saved(guest)), "pipe") as channel:
         assert_same_guest(load_guest(channel), guest)
+
+
+# VFIO devices
+
+
+def guest_with_device(data: bytes, precopy_bytes: int) -> ParkedGuest:
+    guest = make_guest()
+    header = SectionHeader(70, "0000:00:01.0/vfio", 0, 1)
+    guest.live[header.idstr] = HeldDevice(header, bytearray(data), precopy_bytes)
+    return guest
+
+
+@pytest.mark.parametrize(("size", "precopy_bytes"), [(0, 0), (5, 0), (5, 5), (40_000, 7)])
+def test_device_that_is_held_comes_back(size: int, precopy_bytes: int) -> None:
+    guest = guest_with_device(bytes(range(256)) * (size // 256) + bytes(size % 256), precopy_bytes)
+    (device,) = guest.live.values()
+    with DescriptorChannel(open_pipe(saved(guest)), "pipe") as channel:
+        (again,) = load_guest(channel).live.values()
+    assert again == device
+    assert guest.live_bytes == size
+
+
+@pytest.mark.parametrize(("precopy_bytes", "marks"), [(0, 0), (5, 1)])
+def test_destination_is_told_when_the_initial_data_is_there(precopy_bytes: int, marks: int) -> None:
+    guest = guest_with_device(b"initial and rest", precopy_bytes)
+    for is_marked in (False, True):
+        buffers = save_guest(
+            guest,
+            SaveVM(),
+            Progress(),
+            opens_return_path=False,
+            sends_switchover_start=False,
+            marks_initial_data=is_marked,
+        )
+        stream = b"".join(bytes(part) for written in buffers for part in written)
+        assert stream.count(INIT_DATA_SENT) == marks * is_marked
+
+
+def test_devices_with_more_state_than_allowed_are_refused() -> None:
+    stream = saved(guest_with_device(bytes(100), 0))
+    loader = GuestLoader(make_guest().ram_bytes + 99, Progress())
+    loader.load.receive_data(stream)
+    with pytest.raises(StreamError) as caught:
+        while (event := loader.load.next_event()) is not NEED_DATA:
+            loader._apply(event)
+    assert "0000:00:01.0/vfio: the guest's devices have too much state" in str(caught.value)

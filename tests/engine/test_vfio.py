@@ -1302,8 +1302,10 @@ def test_destination_that_holds_its_ack_does_not_wonder(monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("mode", MODES)
 def test_destination_reports_how_far_it_is(mode: SwitchoverAckMode) -> None:
-    both = held("nic", "gpu")
-    with moving(sources("nic", "gpu"), both, capabilities=REPORTS, mode=mode) as move:
+    # The block with which the initial data ends is no measure: there is one before it.
+    large = [options(name, state_bytes=3 << 20, initial=2 << 20) for name in ("nic", "gpu")]
+    both = [Held(one, is_empty=True) for one in large]
+    with moving(list(map(VfioSim, large)), both, capabilities=REPORTS, mode=mode) as move:
         wait_until(
             lambda: move.sent.expected_downtime and move.sent.expected_downtime.is_load_measured,
             "the load of both devices",

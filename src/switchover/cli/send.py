@@ -11,6 +11,7 @@ from ..engine.load import load_guest
 from ..engine.progress import Progress
 from ..engine.source import ParkedSource
 from ..model.address import parse_address
+from ..model.capability import parse_capabilities
 from ..model.switchover import SwitchoverAckMode
 from .ack_mode import AckMode, AckModeOption
 from .console import figures, say, warn
@@ -30,6 +31,15 @@ def send(
             "or file:PATH.",
         ),
     ],
+    capability: Annotated[
+        list[str] | None,
+        Option(
+            metavar="NAME",
+            help="A migration capability to set, as on a QEMU source: return-path, which is on "
+            "wherever the destination can answer, or switchover-ack, with which its VFIO devices "
+            "are told when their initial data is there. May be given several times.",
+        ),
+    ] = None,
     switchover_ack_mode: AckModeOption = AckMode.AUTO,
     json: Annotated[bool, Option("--json", help="Print the result as one JSON object.")] = False,
 ) -> None:
@@ -42,14 +52,18 @@ def send(
 
     def transfer(progress: Progress) -> None:
         address = parse_address(uri)
+        capabilities = parse_capabilities(capability or ())
         with open_file(str(file), f"file:{file}") as channel:
             guest = load_guest(channel)
         with open_outgoing(address) as channel:
-            ParkedSource(guest, channel, progress, ack_mode=switchover_ack_mode.mode).run()
+            mode = switchover_ack_mode.mode
+            ParkedSource(guest, channel, progress, capabilities=capabilities, ack_mode=mode).run()
 
     report = run_transfer(transfer, json).report()
     ack = report.switchover_ack
-    if ack.mode == SwitchoverAckMode.PER_DEVICE and ack.received_ms is not None:
+    is_asked_for = "switchover-ack" in (capability or ())
+    is_per_device = ack.mode == SwitchoverAckMode.PER_DEVICE
+    if is_per_device and ack.received_ms is not None and not is_asked_for:
         warn(
             "the destination sent an ACK that no device asked for: it counts in legacy mode, and a "
             "QEMU source that counts per device would have failed with 'Switchover ack pending num "

@@ -8,8 +8,10 @@ from collections.abc import Callable
 from ..channel.base import Channel
 from ..channel.connection import Listener
 from ..channel.file import AtomicFile
-from ..errors import ChannelError, PeerError
+from ..errors import ChannelError, PeerError, StreamError
+from ..protocol.event import Event, SectionItem
 from ..protocol.savevm import SaveVM
+from ..wire.vfio import VfioInitialDataSent
 from .incoming import IncomingMigration, ReceiveOptions
 from .load import GuestLoader
 from .progress import Progress
@@ -38,6 +40,18 @@ class ParkingDestination(IncomingMigration):
         self._guest_loader = GuestLoader(options.max_ram_bytes, progress)
         super().__init__(incoming, self._guest_loader, options, progress, warn)
         self._output = output
+
+    def _handle(self, event: Event, channel: Channel) -> None:
+        """A device that is held is ready as soon as its initial data is there."""
+        super()._handle(event, channel)
+        match event:
+            case SectionItem(header=header, item=VfioInitialDataSent()):
+                if not self._acks.is_enabled:
+                    raise StreamError(
+                        f"{header.idstr}: Received INIT_DATA_SENT but switchover ack is not used",
+                        offset=self._guest_loader.load.buffer.offset,
+                    )
+                self._acks.ready(header.idstr)
 
     def _take_over(self, channel: Channel) -> None:
         """Writes the file and gives it its name, then tells the source, if it is there to hear."""

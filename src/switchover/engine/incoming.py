@@ -133,6 +133,7 @@ class IncomingMigration:
         while not (load.is_whole and (channel.has_return_path or load.is_at_end)):
             if self._wait(channel, listener):
                 self._receive(channel)
+                self._send_due_acks(channel)
         self._take_over(channel)
         self._progress.enter(MigrationStatus.COMPLETED)
 

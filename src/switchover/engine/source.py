@@ -2,6 +2,7 @@
 
 from ..channel.base import Channel
 from ..guest.parked import ParkedGuest
+from ..model.capability import Capability
 from ..model.status import MigrationStatus
 from ..model.switchover import SwitchoverAckMode, sends_switchover_start, switchover_ack_mode
 from ..protocol.grammar import StreamState
@@ -18,6 +19,8 @@ class ParkedSource(OutgoingMigration):
         guest: A whole guest.
         channel: Where it goes. One that has a return path is asked for it.
         progress: Where it is counted.
+        capabilities: Those that are set. With `switchover-ack` the destination is told when the
+            initial data of its VFIO devices is there; the guest does not run, and waits for no ACK.
         ack_mode: Who counts the ACKs; None to read it from the machine type's name.
     """
 
@@ -27,6 +30,7 @@ class ParkedSource(OutgoingMigration):
         channel: Channel,
         progress: Progress,
         *,
+        capabilities: frozenset[Capability] = frozenset(),
         ack_mode: SwitchoverAckMode | None = None,
     ) -> None:
         super().__init__(
@@ -37,6 +41,7 @@ class ParkedSource(OutgoingMigration):
             ack_mode=ack_mode or switchover_ack_mode(guest.machine or ""),
         )
         self._guest = guest
+        self._marks_initial_data = Capability.SWITCHOVER_ACK in capabilities
         progress.machine = guest.machine
         progress.ram_bytes = guest.ram_bytes
         progress.devices = guest.devices
@@ -51,6 +56,7 @@ class ParkedSource(OutgoingMigration):
             opens_return_path=self._opens_return_path,
             sends_switchover_start=guest.sent_switchover_start
             or sends_switchover_start(guest.machine or ""),
+            marks_initial_data=self._marks_initial_data,
         )
         for written in buffers:
             if self._save.state == StreamState.COMPLETE:

@@ -73,6 +73,7 @@ class LoadVM:
 
     Args:
         parsers: One for each live section that is welcome.
+        find_parser: Gives one for a live section of another name, or None where it is not welcome.
 
     Attributes:
         buffer: Where received bytes are to be put.
@@ -81,11 +82,16 @@ class LoadVM:
         section_count: Live sections so far, those included that repeated and were skipped.
     """
 
-    def __init__(self, parsers: Iterable[LiveParser]) -> None:
+    def __init__(
+        self,
+        parsers: Iterable[LiveParser],
+        find_parser: Callable[[str], LiveParser | None] = lambda _: None,
+    ) -> None:
         self.buffer = ReceiveBuffer()
         self.state = StreamState.HEADER
         self.section_count = 0
         self._parsers = {parser.idstr: parser for parser in parsers}
+        self._find_parser = find_parser
         self._started: dict[int, SectionHeader] = {}
         self._live: set[int] = set()
         self._has_footers = True
@@ -279,7 +285,7 @@ class LoadVM:
     def _read_section_header(self) -> Steps[SectionHeader]:
         offset = self.buffer.offset
         header = yield from self._decode(decode_section_header)
-        parser = self._parsers.get(header.idstr)
+        parser = self._parsers.get(header.idstr) or self._find_parser(header.idstr)
         if parser is None:
             raise UnsupportedStream(
                 f"live section '{header.idstr}' is not supported",
@@ -300,6 +306,7 @@ class LoadVM:
                 f"live section '{header.idstr}' with id {header.section_id} starts twice",
                 offset=offset,
             )
+        self._parsers[header.idstr] = parser
         self._started[header.section_id] = header
         self._live.add(header.section_id)
         return header
