@@ -16,8 +16,10 @@ PYTEST_FLAGS := $(if $(REQUIRE),--peers-required)
 help:  ## what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
+# QEMU=1 takes a real QEMU in place of the built-in machine: that in PATH, or one of the peers.
 demo: $(VENV)/installed  ## a running machine moves, without and with switchover-ack
-	@$(VENV)/bin/switchover demo
+	@$(if $(QEMU),command -v qemu-system-x86_64 >/dev/null || tools/peers "$(PEERS)" 10.0 || true)
+	@$(VENV)/bin/switchover demo $(if $(QEMU),--qemu)
 
 demo-qemu: $(VENV)/installed  ## a QEMU's guest is held by us and goes on in another QEMU
 	@tools/peers "$(PEERS)" 10.0
@@ -52,10 +54,12 @@ $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check --editable . --group dev
 	@touch $@
 
-charts: $(VENV)/installed  ## measure what docs/switchover-ack.md shows, and draw it
+charts: $(VENV)/installed  ## measure what the pages' charts show, and draw them
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check --group charts
 	$(VENV)/bin/switchover bench switchover-ack --json > $(VENV)/switchover-ack.json
 	$(PYTHON) tools/draw_bench.py $(VENV)/switchover-ack.json docs/switchover-ack.svg
+	$(VENV)/bin/switchover bench vfio-qemu --peers-dir "$(PEERS)" --json > $(VENV)/vfio-qemu.json
+	$(PYTHON) tools/draw_bench.py $(VENV)/vfio-qemu.json docs/vfio-qemu.svg
 
 clean:  ## remove what was made in this directory
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*

@@ -51,7 +51,15 @@ def test_no_command_is_help_and_wrong_usage() -> None:
         ),
         (
             "run",
-            ["unix:PATH", "URI|defer", "--memory", "--dirty-rate", "--device", "vfio-sim[,KEY=VALUE]", "-"],
+            [
+                "unix:PATH",
+                "URI|defer",
+                "--memory",
+                "--dirty-rate",
+                "--device",
+                "vfio-sim[,KEY=VALUE]",
+                "-",
+            ],
         ),
         ("bench", ["switchover-ack", "downtime-estimate"]),
         ("send", ["FILE", "URI", "--json", "tcp:HOST:PORT", "exec:COMMAND"]),
