@@ -99,7 +99,6 @@ class PrecopySource(OutgoingMigration):
         self._pauses = Capability.PAUSE_BEFORE_SWITCHOVER in capabilities
         self._is_continued = False
         self._was_running = False
-        self._has_sent_piece = False
         self._delayed_ns = 0
         ids = iter(range(RAM_SECTION_ID, 1 << 16))
         self._ram_header = SectionHeader(next(ids), RAM_IDSTR, 0, RAM_VERSION)
@@ -209,13 +208,13 @@ class PrecopySource(OutgoingMigration):
         slice_pages = self._convergence.slice_bytes // TARGET_PAGE_SIZE
         max_pages = max(1, min(slice_pages, MAX_RUN))
         has_sent_ram = self._write_ram(ram, max_pages)
-        self._has_sent_piece = False
+        has_sent_piece = False
         for live in self._live:
             self._wait_for_limit()
             if body := live.iterate():
                 self._write_part(live.header, body)
-                self._has_sent_piece = True
-        if self._has_sent_piece or (has_sent_ram and not self._is_waiting_idly(ram)):
+                has_sent_piece = True
+        if has_sent_piece or (has_sent_ram and not self._is_waiting_idly(ram)):
             return
         if self._outlook.wants_probe and (body := ram.probe_body(max_pages)):
             self._write_part(self._ram_header, [*body, EMPTY_BODY])

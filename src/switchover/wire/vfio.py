@@ -36,7 +36,6 @@ INIT_DATA_SENT = u64(VfioTag.DEV_INIT_DATA_SENT)
 """Ends a body too, in place of END_OF_STATE."""
 SETUP_BODY = u64(VfioTag.DEV_SETUP_STATE) + END_OF_STATE
 """The body of a START section."""
-DATA_HEADER_SIZE = 16
 
 
 def encode_data_header(size: int) -> bytes:
